@@ -1,0 +1,38 @@
+# Two commands matter: `make demo` and `make test`. PIP_ARGS goes to pip, for example to choose a build of PyTorch:
+#   make install PIP_ARGS="--index-url <the PyTorch index of your CUDA or CPU build> --extra-index-url <PyPI>"
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
+
+.PHONY: install install-dev demo test lint bench-fashion clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "elbod needs Python >= 3.11; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python $(SPEC)
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[train]' -e clients/python
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python $(SPEC)
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[dev]' -e clients/python
+	@touch $@ $(VENV)/.installed
+
+demo: install
+	$(BIN)/elbod demo
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

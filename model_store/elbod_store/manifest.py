@@ -1,0 +1,184 @@
+"""What is stored about a version and about an alias, and how bytes are believed.
+
+Bytes read from the store are believed only if they are exactly the canonical JSON of a known schema, whose checksum
+and digest are right and whose names are those of the key they were read from. A flipped byte, a file cut short or two
+files swapped all fail one of these.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from elbod_store.canonical import JSON, canonical, sha256
+from elbod_store.errors import Corrupt, Unsupported
+from elbod_store.names import numbered, alias_prefix, version_key
+
+SCHEMA = 1
+
+_Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Text = Annotated[str, Meta(min_length=1)]
+_Number = Annotated[int, Meta(ge=1)]
+_Count = Annotated[int, Meta(ge=0)]
+_Instant = Annotated[datetime, Meta(tz=True)]
+
+
+class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content-addressed bytes: `digest` is their sha256 (64 hex digits), `size` their number."""
+
+    digest: _Sha256
+    size: _Count
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One published version, immutable. No field has a default: a missing key refuses the version.
+
+    `digest` is the model digest (see `model_digest`); `checksum` the sha256 of the canonical manifest without it.
+    """
+
+    schema: _Number
+    publish_id: _Text
+    name: _Text
+    version: _Number
+    created: _Instant
+    family: _Text
+    spec: dict[str, JSON]
+    likelihood: _Text
+    event_shape: tuple[_Number, ...]
+    levels: _Number | None
+    binarization: str | None
+    labels: tuple[str, ...] | None
+    weights: Blob
+    digest: _Sha256
+    reference: Blob | None
+    calibration: Blob | None
+    metrics: dict[str, JSON]
+    training: dict[str, JSON]
+    card: str
+    parent: str | None
+    checksum: _Sha256
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Everything that this version needs, weights first."""
+        return tuple(blob for blob in (self.weights, self.reference, self.calibration) if blob is not None)
+
+
+class AliasEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of an alias's log. `version` None means that the alias was removed.
+
+    `expected` is the number of the entry that the writer saw (0: none), so this one's number is `expected` + 1.
+    """
+
+    schema: _Number
+    name: _Text
+    alias: _Text
+    version: _Number | None
+    expected: _Count
+    publish_id: _Text
+    who: str
+    when: _Instant
+    why: str
+    checksum: _Sha256
+
+    @property
+    def number(self) -> int:
+        return self.expected + 1
+
+
+def model_digest(
+    *,
+    family: str,
+    spec: JSON,
+    likelihood: str,
+    event_shape: Sequence[int],
+    levels: int | None,
+    binarization: str | None,
+    labels: Sequence[str] | None,
+    weights: str,
+    schema: int = SCHEMA,
+) -> str:
+    """sha256 of the canonical JSON of what decides a model's numbers, and of nothing else.
+
+    `weights` is the digest of the weights blob; its key in the hashed object is "weights.digest".
+    """
+    return sha256(
+        canonical(
+            {
+                "schema": schema,
+                "family": family,
+                "spec": spec,
+                "likelihood": likelihood,
+                "event_shape": event_shape,
+                "levels": levels,
+                "binarization": binarization,
+                "labels": labels,
+                "weights.digest": weights,
+            }
+        )
+    )
+
+
+def checksum(fields: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of `fields` without their `checksum`."""
+    return sha256(canonical({key: value for key, value in fields.items() if key != "checksum"}))
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """The bytes to store: canonical JSON of `fields` with their checksum."""
+    return canonical({**fields, "checksum": checksum(fields)})
+
+
+def decode_manifest(raw: bytes, name: str, version: int) -> Manifest:
+    """The manifest that `raw` is, if it is the one of (name, version). Raises Corrupt, or Unsupported if newer."""
+    key = version_key(name, version)
+    manifest = _believe(raw, Manifest, key)
+    if (manifest.name, manifest.version) != (name, version):
+        raise Corrupt(f"{key} holds the manifest of {manifest.name}@{manifest.version}: the file was moved or swapped")
+    digest = model_digest(
+        family=manifest.family,
+        spec=manifest.spec,
+        likelihood=manifest.likelihood,
+        event_shape=manifest.event_shape,
+        levels=manifest.levels,
+        binarization=manifest.binarization,
+        labels=manifest.labels,
+        weights=manifest.weights.digest,
+        schema=manifest.schema,
+    )
+    if manifest.digest != digest:
+        raise Corrupt(f"{key} claims the model digest {manifest.digest}, but its contents have {digest}")
+    return manifest
+
+
+def decode_entry(raw: bytes, name: str, alias: str, number: int) -> AliasEntry:
+    """The alias entry that `raw` is, if it is number `number` of (name, alias). Raises like `decode_manifest`."""
+    key = numbered(alias_prefix(name, alias), number)
+    entry = _believe(raw, AliasEntry, key)
+    if (entry.name, entry.alias, entry.number) != (name, alias, number):
+        raise Corrupt(
+            f"{key} holds entry {entry.number} of {entry.name}@{entry.alias}: the file was moved or swapped"
+        )
+    return entry
+
+
+_Record = TypeVar("_Record", Manifest, AliasEntry)
+
+
+def _believe(raw: bytes, record: type[_Record], key: str) -> _Record:
+    try:
+        fields = msgspec.json.decode(raw)
+        schema = fields.get("schema") if isinstance(fields, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            # Said before anything else: a newer schema may well have other keys and another checksum.
+            raise Unsupported(f"{key} has schema {schema}, this elbod reads up to {SCHEMA}: upgrade to use it")
+        value = msgspec.json.decode(raw, type=record)
+        if value.schema != SCHEMA:
+            raise Corrupt(f"{key} has schema {value.schema}, which never existed")
+        if canonical(fields) != raw or checksum(fields) != value.checksum:
+            raise Corrupt(f"{key} does not match its own checksum: it was altered after it was written")
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Corrupt(f"{key} is malformed: {error}") from error
+    return value

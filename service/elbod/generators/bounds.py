@@ -1,0 +1,145 @@
+"""Bounds on log p(x) and their errors, from log-densities per row and draw: pure functions in float64.
+
+    log p(x) = L(x) + KL(q(z|x) || p(z|x)),   L(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)) = E_q[log p(x, z)] + H[q]
+
+Every array has one row per example and one column per draw; reductions run along the columns of one row only, in a
+fixed order, so a row's numbers do not depend on the rows beside it. Natural logarithms; higher is better.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elbod.generators.pareto import pareto_k
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PriorTerms:
+    """The terms of the bound that do not involve x, (n, 1) in closed form or (n, S) sampled, all of one kind.
+
+    kl: k = KL(q || p) or log q(z_s|x) - log p(z_s);  log_prior: c = E_q[log p(z)] or log p(z_s);
+    entropy: h = H[q] or -log q(z_s|x). Mixing closed and sampled terms would break the equality of the two forms.
+    """
+
+    kl: Floats
+    log_prior: Floats
+    entropy: Floats
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """One number a row, nats: elbo = reconstruction - kl = log_joint + entropy."""
+
+    elbo: Floats
+    standard_error: Floats
+    reconstruction: Floats
+    kl: Floats
+    log_joint: Floats
+    entropy: Floats
+
+
+def elbo(reconstruction: Floats, terms: PriorTerms) -> Elbo:
+    """The evidence lower bound from r_s = log p(x|z_s), (n, S).
+
+    elbo = mean(r - k); standard_error = sd(r - k, ddof=1)/sqrt(S), paired, NaN at S = 1.
+    """
+    per_draw = reconstruction - terms.kl
+    return Elbo(
+        elbo=_mean(per_draw),
+        standard_error=_standard_error(per_draw),
+        reconstruction=_mean(reconstruction),
+        kl=_mean(terms.kl),
+        log_joint=_mean(reconstruction + terms.log_prior),
+        entropy=_mean(terms.entropy),
+    )
+
+
+@dataclass(frozen=True)
+class ImportanceWeighted:
+    """The importance-weighted bound and what its weights say about q, one number a row."""
+
+    iwae: Floats
+    iwae_standard_error: Floats
+    effective_sample_size: Floats
+    pareto_k: Floats
+    gap: Floats
+    gap_standard_error: Floats
+
+
+def importance_weighted(log_weights: Floats) -> ImportanceWeighted:
+    """log mean w, w_k = p(x, z_k)/q(z_k|x), from sampled log weights (n, K) (Burda et al., ICLR 2016).
+
+    A lower bound: E[iwae] <= log p(x), increasing in K. Its delta-method error sqrt(Var(w)/K)/mean(w) is NaN where
+    the weights' tail is so heavy that it would understate (`pareto_k` over its limit and effective sample size below
+    0.9 K; Vehtari et al., "Pareto smoothed importance sampling", JMLR 25, 2024). The gap is paired,
+    iwae - mean(log w) >= 0 by Jensen's inequality, and a lower estimate of KL(q(z|x) || p(z|x)).
+    """
+    count = log_weights.shape[1]
+    top = log_weights.max(axis=1, keepdims=True)
+    weights = np.exp(log_weights - top)
+    mean_weight = _mean(weights)
+    iwae = top[:, 0] + np.log(mean_weight)
+    relative = weights / mean_weight[:, None]
+    sample_size = np.square(_sum(weights)) / _sum(np.square(weights))
+    k_hat = pareto_k(log_weights)
+    error = _standard_error(relative)
+    error[(k_hat > pareto_k_limit(count)) & (sample_size < 0.9 * count)] = np.nan
+    return ImportanceWeighted(
+        iwae=iwae,
+        iwae_standard_error=error,
+        effective_sample_size=sample_size,
+        pareto_k=k_hat,
+        # Equal weights may leave a rounding error below zero.
+        gap=np.maximum(iwae - _mean(log_weights), 0.0),
+        gap_standard_error=_standard_error(relative - log_weights),
+    )
+
+
+def pareto_k_limit(count: int) -> float:
+    """min(1 - 1/log10 K, 0.7): above it K draws are too few for the tail (Vehtari et al., 2024, section 3.2.4)."""
+    return min(1 - 1 / math.log10(count), 0.7) if count > 1 else math.inf
+
+
+def bits_per_dim(elbo_nats: Floats, event_dims: int) -> Floats:
+    """-L/(D ln 2); meaningful for a pmf only."""
+    return -elbo_nats / (event_dims * math.log(2))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The mean over rows; `standard_error` is the spread of rows, noise within them included."""
+
+    mean: float
+    standard_error: float
+    monte_carlo_standard_error: float
+    n: int
+
+
+def summarize(values: Floats, standard_errors: Floats) -> Summary:
+    """mean, sd(rows, ddof=1)/sqrt(n) and sqrt(sum se^2)/n over n rows (1-D)."""
+    n = len(values)
+    spread = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Summary(float(values.mean()), spread, float(np.sqrt(np.square(standard_errors).sum())) / n, n)
+
+
+def _sum(values: Floats) -> Floats:
+    total: Floats = np.ascontiguousarray(values).sum(axis=1)
+    return total
+
+
+def _mean(values: Floats) -> Floats:
+    mean: Floats = _sum(values) / values.shape[1]
+    return mean
+
+
+def _standard_error(values: Floats) -> Floats:
+    n, count = values.shape
+    if count == 1:
+        return np.full(n, np.nan)
+    centered = values - _mean(values)[:, None]
+    error: Floats = np.sqrt(_sum(np.square(centered)) / (count - 1) / count)
+    return error

@@ -1,0 +1,106 @@
+"""Generator <-> (blueprint, safetensors bytes), and the registry of families.
+
+A family is whatever an installed package declares under the entry point group `elbod.generators`:
+
+    [project.entry-points."elbod.generators"]
+    my_family = "my_package.my_family:MyFamily"
+
+Nothing is ever unpickled: weights are safetensors, blueprints are JSON that is validated against the family's `Spec`.
+"""
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from elbod.generators.base import Blueprint, Generator
+
+ENTRY_POINT_GROUP = "elbod.generators"
+
+
+class InvalidCheckpoint(ValueError):
+    """A blueprint or weights that do not describe a model; the message names the place."""
+
+
+def families() -> list[str]:
+    """Names of the registered families."""
+    return sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def family(name: str) -> type[Generator]:
+    """The registered family of that name."""
+    try:
+        kind = entry_points(group=ENTRY_POINT_GROUP)[name].load()
+    except KeyError:
+        known = ", ".join(families()) or "none"
+        raise InvalidCheckpoint(
+            f"no family {name!r} is registered under {ENTRY_POINT_GROUP}: known are {known}"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, Generator)):
+        raise InvalidCheckpoint(f"the entry point {ENTRY_POINT_GROUP}:{name} is not a Generator: {kind!r}")
+    return kind
+
+
+def build(blueprint: Blueprint) -> Generator:
+    """A generator with untrained weights."""
+    kind = family(blueprint.family)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind.Spec)
+    try:
+        # JSON has no tuples, so the spec is read as JSON is: a list is a tuple, and nothing else is converted.
+        spec = adapter.validate_json(TypeAdapter(dict[str, Any]).dump_json(dict(blueprint.spec)), strict=True)
+        unknown = set(blueprint.spec) - set(adapter.dump_python(spec))
+        if unknown:
+            raise InvalidCheckpoint(
+                f"spec of family {blueprint.family!r} has unknown keys: {', '.join(sorted(unknown))}"
+            )
+        return kind.build(blueprint, spec)
+    except InvalidCheckpoint:
+        raise
+    except ValidationError as error:
+        places = "; ".join(f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {places}") from error
+    except ValueError as error:
+        raise InvalidCheckpoint(str(error)) from error
+
+
+def canonical_spec(blueprint: Blueprint) -> dict[str, Any]:
+    """`blueprint.spec` with every default written out, so that a later default changes no published model."""
+    kind = family(blueprint.family)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind.Spec)
+    spec: dict[str, Any] = adapter.dump_python(adapter.validate_python(dict(blueprint.spec)), mode="json")
+    return spec
+
+
+def save(generator: Generator) -> bytes:
+    """The weights as safetensors bytes; the same weights give the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    return save_safetensors(tensors)
+
+
+def load(blueprint: Blueprint, weights: bytes) -> Generator:
+    """The trained generator, on the CPU, in `eval` mode, with gradients off; every tensor must fit and be finite."""
+    generator = build(blueprint)
+    try:
+        tensors = load_safetensors(weights)
+    except SafetensorError as error:
+        raise InvalidCheckpoint(f"weights are not a safetensors file: {error}") from error
+    expected = generator.state_dict()
+    if tensors.keys() != expected.keys():
+        wrong = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        raise InvalidCheckpoint(
+            f"weights do not match family {blueprint.family!r}: tensors missing or unknown: {wrong}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise InvalidCheckpoint(
+                f"weights.{name} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"the spec asks for {expected[name].dtype} {tuple(expected[name].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InvalidCheckpoint(f"weights.{name} has a value that is not finite")
+    generator.load_state_dict(tensors)
+    return generator.eval().requires_grad_(False)

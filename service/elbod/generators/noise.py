@@ -1,0 +1,126 @@
+"""Counter-based noise: every random number is a pure function of (seed, stream, index, draw, dimension).
+
+Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) encrypts a
+128-bit counter under a 64-bit key. Here
+
+    key     = seed
+    counter = (dimension // 4, draw, index low 32 bits, stream << 24 | index high 24 bits)
+
+and the four output words belong to dimensions 4b ... 4b+3. Nothing depends on what else is computed beside it, so a
+row's noise is the same alone, in a batch, and on any replica.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+MAX_SEED = 2**63
+MAX_INDEX = 2**56
+
+_MASK = np.uint64(0xFFFF_FFFF)
+_SHIFT = np.uint64(32)
+_MULTIPLIERS = (np.uint64(0xD251_1F53), np.uint64(0xCD9E_8D57))
+_WEYL = (np.uint64(0x9E37_79B9), np.uint64(0xBB67_AE85))
+_ROUNDS = 10
+
+_WORDS_PER_SLICE = 16384
+
+
+class Stream(IntEnum):
+    """Independent uses of one seed: no two of them ever share a counter."""
+
+    PRIOR = 0
+    POSTERIOR = 1
+    OBSERVATION = 2
+    BINARIZATION = 3
+    PILOT = 4
+    CALIBRATION = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """n noise keys, one a row: `seed`, `index` and `draw` are (n,) uint64 arrays."""
+
+    seed: Words
+    index: Words
+    draw: Words
+
+    @classmethod
+    def of(cls, seed: int, index: Sequence[int] | NDArray[Any], draw: int | Sequence[int] | NDArray[Any] = 0) -> Self:
+        """Keys of one seed; `index` and `draw` broadcast against each other."""
+        indices, draws = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(draw, np.uint64))
+        return cls(np.full(indices.shape, seed, np.uint64), indices, draws)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: slice) -> "Keys":
+        return Keys(self.seed[rows], self.index[rows], self.draw[rows])
+
+
+def philox_4x32_10(counter: Sequence[Words], key: Sequence[Words]) -> tuple[Words, Words, Words, Words]:
+    """Encrypt four counter words under two key words; 32-bit words in uint64 arrays that broadcast together."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0 = c0 * _MULTIPLIERS[0]
+        p1 = c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _MASK
+        k0 = (k0 + _WEYL[0]) & _MASK
+        k1 = (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def words(keys: Keys, stream: Stream, dimensions: int) -> Words:
+    """(n, dimensions) random 32-bit words."""
+    blocks = -(-dimensions // 4)
+    block = np.arange(blocks, dtype=np.uint64)[None, :]
+    index, seed = keys.index[:, None], keys.seed[:, None]
+    counter = (block, keys.draw[:, None], index & _MASK, np.uint64(stream << 24) | (index >> _SHIFT))
+    lanes = philox_4x32_10(counter, (seed & _MASK, seed >> _SHIFT))
+    return np.stack(lanes, axis=-1).reshape(len(keys), blocks * 4)[:, :dimensions]
+
+
+def uniforms(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+    """(n, dimensions) uniforms in the open interval (0, 1): (word + 1/2) / 2^32, exact in float64."""
+    out = np.empty((len(keys), dimensions))
+    for rows in _slices(len(keys), dimensions):
+        out[rows] = _uniforms(keys[rows], stream, dimensions)
+    return out
+
+
+def normals(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+    """(n, dimensions) standard normals by Box and Muller (1958): words (2j, 2j+1) give dimensions 2j and 2j+1.
+
+    Computed in float64, |value| < 6.8. Equal integers everywhere; `log`, `cos` and `sin` may differ in the last bit
+    between builds of numpy, which is why a fingerprint stands next to every seed.
+    """
+    out = np.empty((len(keys), dimensions + dimensions % 2))
+    for rows in _slices(len(keys), dimensions):
+        u = _uniforms(keys[rows], stream, out.shape[1])
+        # Contiguous copies: numpy may round the logarithm of a strided array differently.
+        radius = np.sqrt(-2.0 * np.log(np.ascontiguousarray(u[:, 0::2])))
+        angle = (2.0 * np.pi) * np.ascontiguousarray(u[:, 1::2])
+        out[rows, 0::2] = radius * np.cos(angle)
+        out[rows, 1::2] = radius * np.sin(angle)
+    return out[:, :dimensions]
+
+
+def _uniforms(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+    u = words(keys, stream, dimensions).astype(np.float64)
+    u += 0.5
+    u *= 2.0**-32
+    return u
+
+
+def _slices(rows: int, dimensions: int) -> Iterator[slice]:
+    """Slices of rows whose intermediate arrays stay in a core's cache."""
+    step = max(1, _WORDS_PER_SLICE // max(dimensions, 1))
+    return (slice(start, start + step) for start in range(0, rows, step))

@@ -1,0 +1,113 @@
+"""Approximate posteriors q(z|x): torch distributions drawn from given noise, so that who computes does not matter."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal, Normal
+
+
+class Posterior(ABC):
+    """q(z|x) for n rows over d latent dimensions.
+
+    `parameters` are row-wise tensors (n, ...). All log-densities are in nats, summed over latent dimensions.
+    """
+
+    family: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def double(self) -> "Posterior":
+        """The same distribution with float64 parameters: densities are evaluated there."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """z = mean + temperature * scale noise, (n, d), for standard normal noise (n, d)."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x), (n,)."""
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """H[q] in closed form, (n,); a differential entropy, which may be negative."""
+
+    @abstractmethod
+    def second_moment(self) -> Tensor:
+        """E_q[z'z], (n,)."""
+
+    @abstractmethod
+    def distribution(self) -> Distribution:
+        """The torch distribution, for torch.distributions' own closed forms."""
+
+
+@dataclass(frozen=True)
+class DiagonalNormal(Posterior):
+    """q(z|x) = N(mean, diag(stddev^2)); mean and stddev are (n, d)."""
+
+    mean: Tensor
+    stddev: Tensor
+    family = "normal"
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "stddev": self.stddev}
+
+    def double(self) -> "DiagonalNormal":
+        return DiagonalNormal(self.mean.double(), self.stddev.double())
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        return self.mean + temperature * self.stddev * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        log_density: Tensor = self.distribution().log_prob(z).sum(-1)
+        return log_density
+
+    def entropy(self) -> Tensor:
+        return (self.stddev.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def second_moment(self) -> Tensor:
+        return (self.mean**2 + self.stddev**2).sum(-1)
+
+    def distribution(self) -> Normal:
+        return Normal(self.mean, self.stddev, validate_args=False)
+
+
+@dataclass(frozen=True)
+class FullNormal(Posterior):
+    """q(z|x) = N(mean, L L'): mean (n, d); the Cholesky factor `scale_tril` (d, d) is shared by all rows."""
+
+    mean: Tensor
+    scale_tril: Tensor
+    family = "multivariate_normal"
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        # The marginal standard deviations travel with the mean; the factor itself is the model's, not the row's.
+        return {"mean": self.mean, "stddev": self.scale_tril.norm(dim=-1).expand_as(self.mean)}
+
+    def double(self) -> "FullNormal":
+        return FullNormal(self.mean.double(), self.scale_tril.double())
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        return self.mean + temperature * (noise @ self.scale_tril.mT)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        log_density: Tensor = self.distribution().log_prob(z)
+        return log_density
+
+    def entropy(self) -> Tensor:
+        d = self.mean.shape[-1]
+        log_det = 2 * self.scale_tril.diagonal().log().sum()
+        return (0.5 * (d * math.log(2 * math.pi * math.e) + log_det)).expand(self.mean.shape[0])
+
+    def second_moment(self) -> Tensor:
+        return (self.mean**2).sum(-1) + (self.scale_tril**2).sum()
+
+    def distribution(self) -> MultivariateNormal:
+        return MultivariateNormal(self.mean, scale_tril=self.scale_tril, validate_args=False)

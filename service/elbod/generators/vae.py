@@ -1,0 +1,73 @@
+"""`vae`: the variational auto-encoder of Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014.
+
+p(z) = N(0, I),   q(z|x) = N(mean(x), diag(stddev(x)^2)),   p(x|z) = product over i of a likelihood of network(z)_i
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from elbod.generators.base import Blueprint, Generator
+from elbod.generators.likelihoods import Observation
+from elbod.generators.networks import Activation, mlp
+from elbod.generators.posteriors import DiagonalNormal
+from elbod.generators.priors import StandardNormal
+
+# exp(-7) ... exp(3): q neither collapses to a point nor leaves float32's comfortable range.
+_MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESpec:
+    """Sizes of the networks; the decoder mirrors `hidden`."""
+
+    latent_dim: int
+    hidden: tuple[int, ...] = (300, 300)
+    activation: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
+            raise ValueError(f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}")
+
+
+@final
+class VAE(Generator):
+    family = "vae"
+    Spec = VAESpec
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, blueprint: Blueprint, spec: VAESpec) -> None:
+        super().__init__(blueprint, spec.latent_dim)
+        d, event_dims = spec.latent_dim, self.likelihood.event_dims
+        self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation)
+        outputs = event_dims * self.likelihood.parameters
+        self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation)
+        self.register_buffer("shift", torch.zeros(self.event_shape))
+        self.register_buffer("scale", torch.ones(self.event_shape))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint, spec: VAESpec) -> Self:
+        return cls(blueprint, spec)
+
+    def initialize(self, x: Tensor) -> None:
+        self.shift, self.scale = self.likelihood.standardization(x)
+
+    def encode(self, x: Tensor) -> DiagonalNormal:
+        standardized = ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1)
+        mean, log_stddev = self.encoder(standardized).chunk(2, dim=-1)
+        return DiagonalNormal(mean, log_stddev.clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV).exp())
+
+    def posterior(self, parameters: Mapping[str, Tensor]) -> DiagonalNormal:
+        return DiagonalNormal(parameters["mean"], parameters["stddev"])
+
+    def decode(self, z: Tensor) -> Observation:
+        outputs = self.decoder(z.to(self.shift.dtype)).unflatten(-1, (*self.event_shape, self.likelihood.parameters))
+        return self.likelihood.observe(outputs, self.shift, self.scale)
+
+    def prior(self) -> StandardNormal:
+        return StandardNormal(self.latent_dim)
