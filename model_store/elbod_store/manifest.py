@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from elbod_store.canonical import JSON, canonical, sha256
 from elbod_store.errors import Corrupt, Unsupported
-from elbod_store.names import numbered, alias_prefix, version_key
+from elbod_store.names import alias_prefix, numbered, version_key
 
 SCHEMA = 1
 
@@ -158,9 +158,7 @@ def decode_entry(raw: bytes, name: str, alias: str, number: int) -> AliasEntry:
     key = numbered(alias_prefix(name, alias), number)
     entry = _believe(raw, AliasEntry, key)
     if (entry.name, entry.alias, entry.number) != (name, alias, number):
-        raise Corrupt(
-            f"{key} holds entry {entry.number} of {entry.name}@{entry.alias}: the file was moved or swapped"
-        )
+        raise Corrupt(f"{key} holds entry {entry.number} of {entry.name}@{entry.alias}: the file was moved or swapped")
     return entry
 
 

@@ -61,9 +61,7 @@ def check_alias(alias: str) -> str:
     if alias == LATEST:
         raise InvalidName("the alias 'latest' is reserved: it always means the newest version")
     if not (isinstance(alias, str) and _ALIAS.fullmatch(alias)):
-        raise InvalidName(
-            f"{_shown(alias)} is no alias: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter"
-        )
+        raise InvalidName(f"{_shown(alias)} is no alias: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter")
     return alias
 
 

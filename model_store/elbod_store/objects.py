@@ -5,6 +5,7 @@ The only condition ever relied on is put-if-absent (`create`), which local folde
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
@@ -17,6 +18,8 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore
 from elbod_store.errors import NotFound, Unavailable, Unsupported
 
 CHUNK: Final = 8 * 1024 * 1024
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C: is a drive
 
 # obstore's threads live once per process, from its first request on, and do not survive a fork: the child would hang.
 _first_pid: int | None = None
@@ -158,10 +161,15 @@ def _refuse_after_fork() -> None:
 
 
 def _folder(url: str | Path) -> Path:
-    if isinstance(url, Path) or "://" not in url:
+    if isinstance(url, Path) or not _SCHEME.match(url):
         return Path(url).absolute()
     parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path and not parts.query + parts.fragment:
+    if (
+        parts.scheme == "file"
+        and parts.netloc in ("", "localhost")
+        and parts.path.startswith("/")
+        and not parts.query + parts.fragment
+    ):
         return Path(unquote(parts.path))
     raise Unsupported(f"{url!r} is no store that this elbod can open: use file:///absolute/path, a path, or memory://")
 

@@ -88,6 +88,8 @@ def load(blueprint: Blueprint, weights: bytes) -> Generator:
         tensors = load_safetensors(weights)
     except SafetensorError as error:
         raise InvalidCheckpoint(f"weights are not a safetensors file: {error}") from error
+    except KeyError as error:
+        raise InvalidCheckpoint(f"weights have a tensor of dtype {error}, which torch lacks") from error
     expected = generator.state_dict()
     if tensors.keys() != expected.keys():
         wrong = ", ".join(sorted(tensors.keys() ^ expected.keys()))

@@ -213,18 +213,20 @@ class DiscretizedLogistic(Likelihood):
     measure: ClassVar[Measure] = "pmf"
     parameters = 2
 
-    # Scales below e^-7 of half the range put all mass on one level already.
+    # Scales below e^-7 of half the range put all mass on one level already, those above e^7 on the two edges; beyond,
+    # the mass of a level between underflows to log 0.
     min_log_scale: ClassVar[float] = -7.0
+    max_log_scale: ClassVar[float] = 7.0
+
+    def __init__(self, event_shape: tuple[int, ...], levels: int | None) -> None:
+        super().__init__(event_shape, levels)
+        if levels is None or levels < 2:
+            raise ValueError(f"discretized_logistic needs levels >= 2, got {levels}")
+        self._levels = levels
 
     @property
     def support(self) -> str:
         return f"the integers 0 ... {self._levels - 1}"
-
-    @property
-    def _levels(self) -> int:
-        if self.levels is None or self.levels < 2:
-            raise ValueError(f"discretized_logistic needs levels >= 2, got {self.levels}")
-        return self.levels
 
     def supports(self, x: Tensor) -> Tensor:
         return (x >= 0) & (x <= self._levels - 1) & (x == torch.floor(x) if x.is_floating_point() else x == x)
@@ -235,7 +237,7 @@ class DiscretizedLogistic(Likelihood):
 
     def observe(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Observation:
         location = shift + scale * outputs[..., 0]
-        log_scale = outputs[..., 1].clamp(min=self.min_log_scale) + scale.log()
+        log_scale = outputs[..., 1].clamp(self.min_log_scale, self.max_log_scale) + scale.log()
         return DiscretizedLogisticObservation(location, log_scale, self._levels)
 
 

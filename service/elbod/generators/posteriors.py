@@ -21,6 +21,11 @@ class Posterior(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]: ...
 
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """Parameters that all rows have in common."""
+        return {}
+
     @abstractmethod
     def double(self) -> "Posterior":
         """The same distribution with float64 parameters: densities are evaluated there."""
@@ -88,8 +93,12 @@ class FullNormal(Posterior):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        # The marginal standard deviations travel with the mean; the factor itself is the model's, not the row's.
+        """The mean, and the marginal standard deviations sqrt((L L')_ii)."""
         return {"mean": self.mean, "stddev": self.scale_tril.norm(dim=-1).expand_as(self.mean)}
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        return {"scale_tril": self.scale_tril}
 
     def double(self) -> "FullNormal":
         return FullNormal(self.mean.double(), self.scale_tril.double())

@@ -63,7 +63,8 @@ class PPCA(Generator):
         _, singular, directions = torch.linalg.svd(values - self.location, full_matrices=False)
         variances = torch.zeros(features, dtype=torch.float64)
         variances[: len(singular)] = singular**2 / rows
-        if not variances.sum() > 0:
+        # The mean of equal rows is rounded, so their variance alone need not be zero.
+        if (values == values[0]).all() or not variances.sum() > 0:
             raise ValueError("ppca cannot be fitted to constant data")
         d = self.latent_dim
         noise_variance = variances[d:].mean().clamp(min=_MIN_NOISE_SHARE * float(variances.mean()))

@@ -22,15 +22,18 @@ _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class VAESpec:
-    """Sizes of the networks; the decoder mirrors `hidden`."""
+    """Sizes of the networks; the decoder mirrors `hidden`. `dropout` acts while training only."""
 
     latent_dim: int
     hidden: tuple[int, ...] = (300, 300)
     activation: Activation = "silu"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
             raise ValueError(f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
 
 
 @final
@@ -44,9 +47,9 @@ class VAE(Generator):
     def __init__(self, blueprint: Blueprint, spec: VAESpec) -> None:
         super().__init__(blueprint, spec.latent_dim)
         d, event_dims = spec.latent_dim, self.likelihood.event_dims
-        self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation)
+        self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation, spec.dropout)
         outputs = event_dims * self.likelihood.parameters
-        self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation)
+        self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation, spec.dropout)
         self.register_buffer("shift", torch.zeros(self.event_shape))
         self.register_buffer("scale", torch.ones(self.event_shape))
 

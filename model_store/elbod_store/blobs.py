@@ -1,0 +1,134 @@
+"""Content-addressed bytes: written under their own sha256, believed only after hashing them again."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from elbod_store.errors import Corrupt, InvalidDraft, NotFound, Unavailable
+from elbod_store.manifest import Blob
+from elbod_store.names import blob_key
+from elbod_store.objects import CHUNK, Objects
+
+Content = bytes | Path
+
+
+def describe(content: Content) -> Blob:
+    """The digest and size of bytes or of a file. Raises InvalidDraft if the file cannot be read."""
+    try:
+        return _hashed(_chunks(content))
+    except OSError as error:
+        raise InvalidDraft(f"cannot read {content!r}: {error}") from error
+
+
+def put(objects: Objects, blob: Blob, content: Content) -> None:
+    """Store `content`, which is `blob`, under its digest. Idempotent; heals a damaged copy.
+
+    Raises InvalidDraft if a file changed since it was described: then nothing was stored under a wrong digest.
+    """
+    objects.put(blob_key(blob.digest), content if isinstance(content, bytes) else _unchanged(content, blob))
+
+
+def present(objects: Objects, blob: Blob) -> bool:
+    """Whether the blob is there in its full size, without reading it."""
+    try:
+        return objects.head(blob_key(blob.digest)) == blob.size
+    except NotFound:
+        return False
+
+
+def read(objects: Objects, blob: Blob) -> bytes:
+    """All the bytes, verified. Raises Corrupt."""
+    return b"".join(_verified(_from_store(objects, blob), blob, _place(objects, blob)))
+
+
+def fetch(objects: Objects, blob: Blob, cache: Path) -> Path:
+    """A local file that holds the verified bytes. Raises Corrupt.
+
+    Every call hashes the whole file, a cached one too: 1.3 GB/s is cheap next to loading weights, and a disk that
+    flips a bit must not change a model's numbers. A local store's own file is verified in place, without a copy. A
+    cached copy that fails is fetched again; a download that fails is never cached.
+    """
+    key = blob_key(blob.digest)
+    local = objects.local_path(key)
+    if local is not None:
+        for _ in _verified(_from_store(objects, blob), blob, str(local)):
+            pass
+        return local
+    cached = cache / blob.digest
+    try:
+        if cached.is_file() and _hashed(_chunks(cached)) == blob:
+            return cached
+        cache.mkdir(parents=True, exist_ok=True)
+        with _new_file(cached) as partial:
+            for chunk in _verified(_from_store(objects, blob), blob, _place(objects, blob)):
+                partial.write(chunk)
+        return cached
+    except OSError as error:
+        raise Unavailable(f"cannot write the cache in {cache}: {error}") from error
+
+
+def _verified(chunks: Iterator[bytes], blob: Blob, place: str) -> Iterator[bytes]:
+    """The same chunks; Corrupt instead of an end, if they are not exactly `blob`."""
+    hasher, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        size += len(chunk)
+        if size > blob.size:
+            break
+        yield chunk
+    if size != blob.size:
+        raise Corrupt(f"{place} has {'more' if size > blob.size else size} instead of {blob.size} bytes")
+    if hasher.hexdigest() != blob.digest:
+        raise Corrupt(f"{place} has the sha256 {hasher.hexdigest()}: its bytes were altered")
+
+
+def _from_store(objects: Objects, blob: Blob) -> Iterator[bytes]:
+    try:
+        yield from objects.stream(blob_key(blob.digest))
+    except NotFound as error:
+        raise Corrupt(f"{_place(objects, blob)} is missing: put it back from a backup, or publish again") from error
+
+
+def _place(objects: Objects, blob: Blob) -> str:
+    return f"{blob_key(blob.digest)} in {objects.url}"
+
+
+def _hashed(chunks: Iterator[bytes]) -> Blob:
+    hasher, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        size += len(chunk)
+    return Blob(digest=hasher.hexdigest(), size=size)
+
+
+def _chunks(content: Content) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _unchanged(path: Path, blob: Blob) -> Iterator[bytes]:
+    try:
+        yield from _verified(_chunks(path), blob, str(path))
+    except (Corrupt, OSError) as error:
+        raise InvalidDraft(f"{path} changed while it was being published: {error}") from error
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Becomes `path`, atomically, if the block succeeds; else leaves no trace."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,36 @@
+"""The ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from elbod import __version__
+from elbod.api import models, problems, routes
+from elbod.api.logs import RequestLog
+from elbod.api.service import Service
+from elbod.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of one worker process. Raises StartupError."""
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.life():
+            yield
+
+    app = FastAPI(
+        title="elbod",
+        summary="The ELBO daemon: sample, encode and score with VAE-style generative models.",
+        version=__version__,
+        lifespan=lifespan,
+        root_path=settings.root_path,
+    )
+    app.state.service = service
+    app.include_router(routes.router)
+    app.include_router(models.router)
+    app.add_middleware(RequestLog)
+    problems.install(app)
+    return app

@@ -1,0 +1,46 @@
+"""Samples as one PNG: a grid, as square as possible, of images with one or three channels."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from elbod.errors import NotAcceptable
+from elbod.generators.likelihoods import Likelihood
+
+# Small scans are enlarged, so that a grid can be looked at.
+_MIN_TILE = 32
+_MARGIN = 1
+
+
+def png_grid(x: NDArray[Any], likelihood: Likelihood) -> bytes:
+    """The PNG of x (n, *event_shape) in data units. Raises NotAcceptable where an event is no image."""
+    pixels = _pixels(x, likelihood)
+    n, height, width = pixels.shape[:3]
+    zoom = max(1, -(-_MIN_TILE // min(height, width)))
+    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    height, width = height * zoom, width * zoom
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + _MARGIN) - _MARGIN, columns * (width + _MARGIN) - _MARGIN, *pixels.shape[3:])
+    canvas = np.full(shape, 128, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * (height + _MARGIN), i % columns * (width + _MARGIN)
+        canvas[top : top + height, left : left + width] = image
+    out = io.BytesIO()
+    Image.fromarray(canvas).save(out, "png")
+    return out.getvalue()
+
+
+def _pixels(x: NDArray[Any], likelihood: Likelihood) -> NDArray[np.uint8]:
+    """(n, H, W) or (n, H, W, 3) in 0 ... 255: levels and probabilities stretched, densities clipped to [0, 1]."""
+    shape = likelihood.event_shape
+    if len(shape) == 3 and shape[0] in (1, 3):
+        x = x[:, 0] if shape[0] == 1 else np.moveaxis(x, 1, -1)
+    elif len(shape) != 2:
+        raise NotAcceptable(f"an event of shape {list(shape)} is no image: ask for application/json")
+    top = (likelihood.levels or 2) - 1
+    return np.clip(np.rint(x.astype(np.float64) * (255 / top)), 0, 255).astype(np.uint8)

@@ -1,0 +1,74 @@
+"""Values of a request checked on its arrays, before anything is queued: shape, finiteness, support, limits."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elbod.engine.jobs import Binarize
+from elbod.engine.loading import Resident
+from elbod.errors import InvalidInput
+
+Array = NDArray[Any]
+
+
+def check_rows(resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int) -> Array:
+    """x itself, if it is (n, *event_shape) of finite values in the support, 1 <= n <= max_rows. Raises InvalidInput."""
+    if x is None:
+        raise InvalidInput.at("/x", "x is missing: the rows to work on, in data units")
+    likelihood, model = resident.generator.likelihood, f"model {resident.name!r}"
+    _check_shape("x", x, likelihood.event_shape, model, max_rows)
+    _check_finite("x", x)
+    if binarize is not None:
+        if likelihood.name != "bernoulli":
+            raise InvalidInput.at("/binarize", f"{model} has a {likelihood.name} likelihood: binarize is for bernoulli")
+        _check_all(x, (x >= 0) & (x <= 1), f"binarize needs values in [0, 1] for {model}: divide grey levels by 255")
+    else:
+        supported = likelihood.supports(torch.from_numpy(x)).numpy()
+        hint = f'pass binarize="stochastic" or publish an n-level {model}' if likelihood.name == "bernoulli" else ""
+        message = f"{model} has a {likelihood.name} likelihood over {likelihood.support}"
+        _check_all(x, supported, f"{message}: {hint}" if hint else message)
+    return x
+
+
+def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.float32]:
+    """z as (n, latent_dim) float32. Raises InvalidInput."""
+    _check_shape("z", z, (resident.generator.latent_dim,), f"model {resident.name!r}", max_rows)
+    with np.errstate(over="ignore"):
+        latents = z.astype(np.float32)
+    _check_finite("z", latents)
+    return latents
+
+
+def check_count(name: str, value: int, limit: int) -> None:
+    """A count against its limit. Raises InvalidInput."""
+    if value > limit:
+        raise InvalidInput.at(f"/{name}", f"{name} is {value}, the limit is {limit}")
+
+
+def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: str, max_rows: int) -> None:
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1:
+        expected = ", ".join(map(str, ("n", *shape)))
+        raise InvalidInput.at(f"/{name}", f"{name} has shape {list(array.shape)}, {model} needs ({expected})")
+    if not 1 <= len(array) <= max_rows:
+        raise InvalidInput.at(f"/{name}", f"{name} has {len(array)} rows, must have 1 to {max_rows}: split the request")
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        if not finite.all():
+            place, value = _first(array, ~finite)
+            raise InvalidInput.at(f"/{name}/{place[0]}", f"{name}[{place[0]}] has value {value}, must be finite")
+
+
+def _check_all(x: Array, valid: NDArray[np.bool_], rule: str) -> None:
+    if not valid.all():
+        place, value = _first(x, ~valid)
+        raise InvalidInput.at("/x/" + "/".join(map(str, place)), f"x[{place[0]}] has value {value}; {rule}")
+
+
+def _first(array: Array, where: NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), array.shape))
+    return place, f"{array[place]:g}"

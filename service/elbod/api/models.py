@@ -1,0 +1,125 @@
+"""What is published and what is loaded, and the service's own state."""
+
+from typing import Any
+
+import msgspec
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from elbod import __version__
+from elbod.api import wire
+from elbod.api.service import STUCK_AFTER, Service
+from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod_store import Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
+
+router = APIRouter()
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+@router.get("/models")
+def models(request: Request) -> dict[str, Any]:
+    """Every model with its live versions, aliases, and what is loaded."""
+    service = _service(request)
+    return {"models": [_model(service, name) for name in _ask_store(service.store.names)]}
+
+
+@router.get("/models/{name}")
+def model(request: Request, name: str) -> dict[str, Any]:
+    """One model: versions, aliases with their history, what is loaded."""
+    service = _service(request)
+    found = _model(service, name)
+    found["history"] = {
+        alias: [
+            {"entry": e.number, "version": e.version, "who": e.who, "when": e.when.isoformat(), "why": e.why}
+            for e in _ask_store(service.store.history, name, alias)
+        ]
+        for alias in found["aliases"]
+    }
+    return found
+
+
+@router.get("/models/{name}/versions/{version}")
+def version(request: Request, name: str, version: int) -> Response:
+    """The manifest: family, spec, likelihood, digests, metrics, training record and card."""
+    manifest: Manifest = _ask_store(_service(request).store.manifest, name, version)
+    return Response(msgspec.json.encode(manifest), media_type=wire.JSON_TYPE)
+
+
+@router.get("/models/{name}/versions/{version}/reference")
+def reference(request: Request, name: str, version: int) -> Response:
+    """Held-out rows with the scores that the worker published."""
+    store = _service(request).store
+    manifest: Manifest = _ask_store(store.manifest, name, version)
+    if manifest.reference is None:
+        raise UnknownModel(f"{name}@{version} was published without reference rows")
+    raw = bytearray(_ask_store(store.read, manifest.reference))
+    _, arrays = wire.decode_safetensors(raw, wire.tensor_names(raw))
+    fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
+    media = wire.best_media_type(request.headers.get("accept"), (wire.JSON_TYPE, wire.SAFETENSORS_TYPE))
+    if media == wire.SAFETENSORS_TYPE:
+        return Response(wire.encode_safetensors(fields, arrays), media_type=media)
+    return Response(wire.encode_json(fields, arrays, as_base64=False), media_type=wire.JSON_TYPE)
+
+
+@router.get("/healthz")
+def healthz(request: Request) -> Response:
+    """200 while the compute thread lives and is not stuck."""
+    engine = _service(request).engine
+    busy = engine.busy_seconds()
+    healthy = engine.alive and busy < STUCK_AFTER
+    body = {"status": "ok" if healthy else "stuck" if engine.alive else "dead", "busy_seconds": round(busy, 3)}
+    return Response(orjson.dumps(body), 200 if healthy else 500, media_type=wire.JSON_TYPE)
+
+
+@router.get("/readyz")
+def readyz(request: Request) -> Response:
+    """200 once the default model is loaded, verified and warm, until the server drains; problems either way."""
+    service = _service(request)
+    default = service.residents.default
+    ready = default is not None and not service.draining
+    body = {
+        "ready": ready,
+        "draining": service.draining,
+        "model": None if default is None else str(default),
+        "loaded": sorted(str(resident) for resident in service.residents.loaded()),
+        "problems": service.residents.problems,
+    }
+    return Response(orjson.dumps(body), 200 if ready else 503, media_type=wire.JSON_TYPE)
+
+
+@router.get("/version")
+def version_of_elbod() -> dict[str, str]:
+    """The version of this server."""
+    return {"name": "elbod", "version": __version__}
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    loaded = [resident for resident in service.residents.loaded() if resident.name == name]
+    return {
+        "name": name,
+        "versions": _ask_store(service.store.versions, name),
+        "aliases": _ask_store(service.store.aliases, name),
+        "loaded": [
+            {"version": r.version, "digest": r.digest, "reproducible": r.reproducible, "fingerprint": r.fingerprint}
+            for r in sorted(loaded, key=lambda resident: resident.version)
+        ],
+    }
+
+
+def _ask_store(method: Any, *arguments: Any) -> Any:
+    """The store's answer, its errors as ours."""
+    try:
+        return method(*arguments)
+    except InvalidName as error:
+        raise InvalidInput.at("", str(error)) from error
+    except (NotFound, Retired) as error:
+        raise UnknownModel(str(error)) from error
+    except (Corrupt, Unsupported) as error:
+        raise ModelFailure(str(error)) from error
+    except StoreError as error:
+        raise NotReady(f"the model store does not answer: {error}") from error

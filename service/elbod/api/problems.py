@@ -1,0 +1,92 @@
+"""Errors on the wire: RFC 9457 `application/problem+json`, from one table."""
+
+import logging
+import math
+import re
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from elbod.errors import STATUS, ElbodError, InvalidInput, Place, QueueFull
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+def problem(
+    request: Request,
+    status: int,
+    title: str,
+    detail: str,
+    places: tuple[Place, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A problem document; `type` is stable and names the kind of error, `instance` the request."""
+    body: dict[str, Any] = {
+        "type": f"urn:elbod:problem:{title.lower().replace(' ', '-')}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": f"urn:elbod:request:{getattr(request.state, 'request_id', '')}",
+    }
+    if places:
+        body["errors"] = [{"pointer": place.pointer, "detail": place.detail} for place in places]
+    return Response(orjson.dumps(body), status, headers, PROBLEM_TYPE)
+
+
+def invalid_fields(error: ValidationError) -> InvalidInput:
+    """The places of a pydantic validation error, as JSON pointers."""
+    return InvalidInput(
+        *(
+            Place("/" + "/".join(map(str, e["loc"])), f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}")
+            for e in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Every error of every route leaves as a problem document."""
+    app.add_exception_handler(ElbodError, _elbod_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _parameter_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _elbod_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ElbodError)
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    places = error.places if isinstance(error, InvalidInput) else ()
+    headers = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if status >= 500:
+        logger.error("%s: %s", type(error).__name__, error)
+    return problem(request, status, _title(type(error).__name__), str(error), places, headers)
+
+
+def _title(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).capitalize()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    return problem(request, error.status_code, title, str(error.detail), headers=dict(error.headers or {}))
+
+
+async def _parameter_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    places = tuple(Place("/" + "/".join(map(str, e["loc"][1:])), str(e["msg"])) for e in error.errors())
+    detail = "; ".join(f"{place.pointer[1:]}: {place.detail}" for place in places)
+    return problem(request, 422, "Invalid input", detail, places)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    # Nothing internal leaves: the id in `instance` finds the traceback in the log.
+    return problem(request, 500, "Internal error", "a bug in the server: its log has this request's id and the details")

@@ -1,0 +1,304 @@
+"""The three verbs: parse, check, submit, answer."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from elbod.api import schemas, wire
+from elbod.api.images import png_grid
+from elbod.api.inputs import check_count, check_latents, check_rows
+from elbod.api.problems import invalid_fields
+from elbod.api.service import Service
+from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
+from elbod.engine.loading import Resident
+from elbod.errors import BodyTooLarge, BodyTooSlow, InvalidInput, NotAcceptable, UnsupportedMediaType
+from elbod.generators.bounds import summarize
+from elbod.generators.noise import MAX_INDEX
+
+router = APIRouter()
+
+Fields = TypeVar("Fields", bound=schemas.Request)
+Arrays = dict[str, NDArray[Any]]
+
+_DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
+_X = "(n, *event_shape) in data units"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response before it is written: fields and arrays by name, `posterior.mean` nested under `posterior`."""
+
+    fields: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any] | None]
+
+
+def _documented(
+    request: type[schemas.Request], response: type[BaseModel], *media: str, **arrays: str
+) -> dict[str, Any]:
+    """Route arguments that describe a body which `wire` reads instead of pydantic."""
+    tensors = {"type": "string", "format": "binary", "description": "tensors; all else as JSON in __metadata__"}
+    content = {
+        wire.JSON_TYPE: {"schema": schemas.with_arrays(request, **arrays)},
+        wire.SAFETENSORS_TYPE: {"schema": tensors},
+    }
+    offered: dict[str, Any] = {wire.SAFETENSORS_TYPE: {"schema": tensors}}
+    offered |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media}
+    problems = {
+        status: {"model": schemas.Problem} for status in (400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+    }
+    return {
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": {200: {"model": response, "content": offered}} | problems,
+    }
+
+
+@router.post(
+    "/sample",
+    **_documented(
+        schemas.SampleRequest, schemas.SampleResponse, wire.PNG_TYPE, x=f"rows to vary, {_X}", z="(n, latent_dim)"
+    ),
+)
+async def sample(request: Request) -> Response:
+    """Draw x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
+    started, service = time.perf_counter(), _service(request)
+    media = _media_type(request, (*_DATA_TYPES, wire.PNG_TYPE))
+    fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z"))
+    resident = await service.resident(fields.model)
+    limit = service.settings.max_rows
+    x = check_rows(resident, arrays["x"], binarize=None, max_rows=limit) if "x" in arrays else None
+    z = check_latents(resident, arrays["z"], max_rows=limit) if "z" in arrays else None
+    if x is not None and z is not None:
+        raise InvalidInput.at("/z", "both z and x are given: z says what to decode, x what to vary")
+    if (x is not None or z is not None) and "num_samples" in fields.model_fields_set:
+        raise InvalidInput.at("/num_samples", "num_samples is for draws from the prior: z and x give one output a row")
+    if z is not None and fields.temperature != 1:
+        raise InvalidInput.at("/temperature", "temperature scales the draw of z: it means nothing with a given z")
+    check_count("num_samples", fields.num_samples, limit)
+    given = next((array for array in (x, z) if array is not None), None)
+    rows = fields.num_samples if given is None else len(given)
+    job = Job(
+        verb=Verb.SAMPLE,
+        rows=rows,
+        seed=_seed(fields),
+        first_index=_first_index(fields, rows),
+        x=x,
+        z=z,
+        temperature=fields.temperature,
+        output=fields.output,
+    )
+    parsed = time.perf_counter()
+    result = await service.run(job, resident, service.timeout(request))
+    assert isinstance(result.value, Samples)
+    if media == wire.PNG_TYPE:
+        png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
+        headers = {f"X-Elbod-{name.title()}": str(value) for name, value in _identity(job, resident).items()}
+        return Response(png, media_type=wire.PNG_TYPE, headers=headers)
+    answer = Answer(_common(job, resident), {"x": result.value.x, "z": result.value.z})
+    return _respond(answer, media, fields.encoding, result, started, parsed)
+
+
+@router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
+async def encode(request: Request) -> Response:
+    """Parameters of q(z|x), optionally with draws."""
+    started, service = time.perf_counter(), _service(request)
+    media = _media_type(request, _DATA_TYPES)
+    fields, arrays = await _parse(request, schemas.EncodeRequest, ("x",))
+    resident = await service.resident(fields.model)
+    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=service.settings.max_rows)
+    check_count("num_samples", fields.num_samples, service.settings.max_num_samples)
+    job = Job(
+        verb=Verb.ENCODE,
+        rows=len(x),
+        seed=_seed(fields),
+        first_index=_first_index(fields, len(x)),
+        x=x,
+        num_samples=fields.num_samples,
+        binarize=fields.binarize,
+    )
+    parsed = time.perf_counter()
+    result = await service.run(job, resident, service.timeout(request))
+    value = result.value
+    assert isinstance(value, Encodings)
+    posterior = {**value.parameters, **resident.posterior_shared}
+    answer = Answer(
+        _common(job, resident) | {"posterior.family": value.family},
+        {f"posterior.{name}": array for name, array in posterior.items()}
+        | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension},
+    )
+    return _respond(answer, media, fields.encoding, result, started, parsed)
+
+
+@router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
+async def elbo(request: Request) -> Response:
+    """The evidence lower bound of each row, with its parts, its error and tighter bounds."""
+    started, service = time.perf_counter(), _service(request)
+    media = _media_type(request, _DATA_TYPES)
+    fields, arrays = await _parse(request, schemas.ElboRequest, ("x",))
+    resident = await service.resident(fields.model)
+    settings = service.settings
+    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows)
+    check_count("num_samples", fields.num_samples, settings.max_num_samples)
+    check_count("num_importance_samples", fields.num_importance_samples, settings.max_importance_samples)
+    job = Job(
+        verb=Verb.ELBO,
+        rows=len(x),
+        seed=_seed(fields),
+        first_index=_first_index(fields, len(x)),
+        x=x,
+        num_samples=fields.num_samples,
+        num_importance_samples=fields.num_importance_samples,
+        binarize=fields.binarize,
+        reconstruction_map="reconstruction_map" in fields.include,
+    )
+    parsed = time.perf_counter()
+    result = await service.run(job, resident, service.timeout(request))
+    assert isinstance(result.value, Scores)
+    return _respond(_scored(job, resident, result.value), media, fields.encoding, result, started, parsed)
+
+
+_COLUMNS = (
+    "elbo",
+    "standard_error",
+    "reconstruction",
+    "kl",
+    "log_joint",
+    "entropy",
+    "bits_per_dim",
+    "iwae",
+    "iwae_standard_error",
+    "effective_sample_size",
+    "pareto_k",
+    "gap",
+    "gap_standard_error",
+    "log_evidence",
+)
+
+
+def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
+    columns, likelihood = scores.columns, resident.generator.likelihood
+    exact = "log_evidence" in columns
+    summary = summarize(columns["elbo"], columns["standard_error"])
+    fields = _common(job, resident) | {
+        "summary": {
+            "mean": summary.mean,
+            "standard_error": _defined(summary.standard_error),
+            "monte_carlo_standard_error": _defined(summary.monte_carlo_standard_error),
+            "n": summary.n,
+        },
+        "likelihood": likelihood.name,
+        "measure": likelihood.measure,
+        "units": "nats",
+        "event_dims": likelihood.event_dims,
+        "kl_estimator": "closed_form",
+        "gap_kind": "exact" if exact else "lower" if job.num_importance_samples else None,
+        "conditional_on": None,
+        "num_samples": job.num_samples,
+        "num_importance_samples": job.num_importance_samples,
+    }
+    # A column that is undefined for all rows is null as a whole.
+    arrays = {name: a if (a := columns.get(name)) is not None and not np.isnan(a).all() else None for name in _COLUMNS}
+    return Answer(fields, arrays | {"reconstruction_map": scores.reconstruction_map})
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _media_type(request: Request, offers: Sequence[str]) -> str:
+    media = wire.best_media_type(request.headers.get("accept"), offers)
+    if media is None:
+        raise NotAcceptable(f"none of {request.headers['accept'][:200]!r} can be produced: ask for {', '.join(offers)}")
+    return media
+
+
+async def _parse(request: Request, schema: type[Fields], array_names: Sequence[str]) -> tuple[Fields, Arrays]:
+    service = _service(request)
+    content_type = request.headers.get("content-type", wire.JSON_TYPE).partition(";")[0].strip().lower()
+    if content_type not in _DATA_TYPES:
+        raise UnsupportedMediaType(f"content type {content_type[:100]!r}: send {' or '.join(_DATA_TYPES)}")
+    body = await _read(request, service.settings.max_body_bytes, service.settings.request_timeout)
+    decode = wire.decode_json if content_type == wire.JSON_TYPE else wire.decode_safetensors
+    fields, arrays = decode(body, array_names)
+    try:
+        return schema.model_validate(fields), arrays
+    except ValidationError as error:
+        raise invalid_fields(error) from error
+
+
+async def _read(request: Request, limit: int, timeout: float) -> bytearray:
+    """The body, never more than `limit` bytes of it. (FastAPI's own limit answers in plain text.)"""
+    too_large = BodyTooLarge(f"the body is longer than {limit} bytes: split the request")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body did not arrive within {timeout:g} s") from error
+    return body
+
+
+def _seed(fields: schemas.Request) -> int:
+    return secrets.randbelow(2**53) if fields.seed is None else fields.seed
+
+
+def _first_index(fields: schemas.Request, rows: int) -> int:
+    if fields.first_index + rows > MAX_INDEX:
+        raise InvalidInput.at("/first_index", f"the last row's index must be below 2^56: {rows} rows do not fit")
+    return fields.first_index
+
+
+def _identity(job: Job, resident: Resident) -> dict[str, Any]:
+    return {
+        "model": f"{resident.name}@{resident.version}",
+        "digest": resident.digest,
+        "seed": job.seed,
+        "first-index": job.first_index,
+        "fingerprint": resident.fingerprint,
+        "reproducible": str(resident.reproducible).lower(),
+    }
+
+
+def _common(job: Job, resident: Resident) -> dict[str, Any]:
+    return {
+        "model": {"name": resident.name, "version": resident.version, "digest": resident.digest},
+        "seed": job.seed,
+        "first_index": job.first_index,
+        "fingerprint": resident.fingerprint,
+        "reproducible": resident.reproducible,
+    }
+
+
+def _respond(answer: Answer, media: str, encoding: str, result: Result, started: float, parsed: float) -> Response:
+    computed = time.perf_counter()
+    if media == wire.SAFETENSORS_TYPE:
+        body = wire.encode_safetensors(answer.fields, answer.arrays)
+    else:
+        body = wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64")
+    phases = {
+        "parse": parsed - started,
+        "queue": result.queue_seconds,
+        "compute": result.compute_seconds,
+        "encode": time.perf_counter() - computed,
+    }
+    timing = ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in phases.items())
+    return Response(body, media_type=media, headers={"Server-Timing": timing})

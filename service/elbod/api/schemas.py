@@ -1,0 +1,165 @@
+"""Request and response documents. Requests are validated with these models once their arrays are taken out by `wire`;
+responses are documented by them, and a contract test holds real responses against them.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from elbod.generators.noise import MAX_INDEX, MAX_SEED
+
+_ARRAY_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {}, "description": "nested lists of numbers"},
+        {
+            "type": "object",
+            "required": ["dtype", "shape", "data"],
+            "properties": {
+                "dtype": {"enum": ["uint8", "int64", "float32", "float64"]},
+                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                "data": {"type": "string", "description": "base64, little-endian, row-major"},
+            },
+        },
+    ]
+}
+ArrayField = Annotated[Any, WithJsonSchema(_ARRAY_SCHEMA)]
+NullableArray = Annotated[Any, WithJsonSchema({"anyOf": [*_ARRAY_SCHEMA["anyOf"], {"type": "null"}]})]
+
+REQUEST_ARRAYS = ("x", "z")
+
+
+class Request(BaseModel):
+    """What all three verbs take."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str | None = Field(
+        None, description="model reference: name, name@alias or name@version", examples=["digits@production"]
+    )
+    seed: int | None = Field(None, ge=0, lt=MAX_SEED, description="drawn (< 2^53) and returned if absent", examples=[7])
+    first_index: int = Field(
+        0, ge=0, lt=MAX_INDEX, description="rows are examples first_index ... first_index + n - 1 of the seed"
+    )
+    encoding: Literal["list", "base64"] = Field("list", description="how arrays are written in a JSON response")
+
+
+class SampleRequest(Request):
+    """x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
+
+    num_samples: int = Field(1, ge=1, description="n; not together with z or x", examples=[16])
+    temperature: float = Field(
+        1.0, ge=0, le=100, allow_inf_nan=False, description="scale of the randomness of z; 0 is the mean"
+    )
+    output: Literal["sample", "mean"] = Field("sample", description="x ~ p(x|z), or E[x|z]")
+
+
+class EncodeRequest(Request):
+    """Parameters of q(z|x), optionally draws from it."""
+
+    num_samples: int = Field(0, ge=0, description="draws of z a row")
+    binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
+
+
+class ElboRequest(Request):
+    """The evidence lower bound of each row."""
+
+    num_samples: int = Field(1, ge=1, description="S, draws of the ELBO a row", examples=[16])
+    num_importance_samples: int = Field(0, ge=0, description="K, draws of the importance-weighted bound; 0 = none")
+    binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
+    include: list[Literal["reconstruction_map"]] = Field(
+        default_factory=list, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
+    )
+
+
+def with_arrays(request: type[Request], **arrays: str) -> dict[str, Any]:
+    """The JSON schema of a request body, its array fields included."""
+    schema = request.model_json_schema()
+    for name, description in arrays.items():
+        schema["properties"][name] = {**_ARRAY_SCHEMA, "description": description}
+    return schema
+
+
+class ModelIdentity(BaseModel):
+    """Which model answered; `digest` decides its numbers."""
+
+    name: str
+    version: int
+    digest: str
+
+
+class _Response(BaseModel):
+    model: ModelIdentity
+    seed: int
+    first_index: int
+    fingerprint: str = Field(description="equal bytes are promised among equal fingerprints")
+    reproducible: bool = Field(description="false: this model failed the self-test at load")
+
+
+class SampleResponse(_Response):
+    x: ArrayField = Field(description="(n, *event_shape), data units")
+    z: ArrayField = Field(description="(n, latent_dim)")
+
+
+class PosteriorParameters(BaseModel):
+    """Parameters of q(z|x): for family `normal` mean and stddev; others add their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    family: str
+    mean: ArrayField = Field(description="(n, latent_dim)")
+    stddev: ArrayField = Field(description="(n, latent_dim), marginal")
+
+
+class EncodeResponse(_Response):
+    posterior: PosteriorParameters
+    z: NullableArray = Field(description="(n, S, latent_dim); null at num_samples 0")
+    kl: ArrayField = Field(description="KL(q(z|x) || p(z)), nats, (n,)")
+    kl_per_dimension: NullableArray = Field(description="(n, latent_dim); null where it does not separate")
+
+
+class Summary(BaseModel):
+    """Over the rows of this response."""
+
+    mean: float
+    standard_error: float | None = Field(description="sd over rows / sqrt(n); null for one row")
+    monte_carlo_standard_error: float | None = Field(description="sqrt(sum of squared standard errors) / n")
+    n: int
+
+
+class ElboResponse(_Response):
+    elbo: ArrayField = Field(description="reconstruction - kl = log_joint + entropy, nats, (n,)")
+    standard_error: NullableArray = Field(description="Monte-Carlo error of elbo; null at num_samples 1")
+    reconstruction: ArrayField = Field(description="E_q[log p(x|z)]")
+    kl: ArrayField = Field(description="KL(q(z|x) || p(z))")
+    log_joint: ArrayField = Field(description="E_q[log p(x, z)]")
+    entropy: ArrayField = Field(description="H[q(z|x)], may be negative")
+    bits_per_dim: NullableArray = Field(description="-elbo / (D ln 2); null for densities")
+    iwae: NullableArray = Field(description="importance-weighted bound; null without importance samples")
+    iwae_standard_error: NullableArray = Field(description="null where pareto_k says that it would understate")
+    effective_sample_size: NullableArray
+    pareto_k: NullableArray = Field(description="tail shape of the weights; null below 25 draws or for equal weights")
+    gap: NullableArray = Field(description="estimate of KL(q(z|x) || p(z|x)); see gap_kind")
+    gap_standard_error: NullableArray
+    log_evidence: NullableArray = Field(description="exact log p(x), for families that have it")
+    reconstruction_map: NullableArray = Field(description="(n, *event_shape), if included")
+    summary: Summary
+    likelihood: str
+    measure: Literal["pmf", "density"]
+    units: Literal["nats"]
+    event_dims: int
+    kl_estimator: Literal["closed_form"]
+    gap_kind: Literal["lower", "exact"] | None
+    conditional_on: None
+    num_samples: int
+    num_importance_samples: int
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, str]] | None = None

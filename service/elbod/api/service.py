@@ -1,0 +1,104 @@
+"""The running service behind the routes: settings, residents and engine of one process, and their life."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import torch
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from elbod.engine.engine import Engine, Limits
+from elbod.engine.jobs import Job, Result
+from elbod.engine.loading import Resident
+from elbod.engine.residents import Poller, Residents
+from elbod.engine.runner import Runner
+from elbod.errors import DeadlineExceeded, InvalidInput, StartupError
+from elbod.settings import Settings
+from elbod_store import ModelStore, StoreError
+
+logger = logging.getLogger(__name__)
+
+# A compute thread that has been on one tile for longer is stuck: tiles take milliseconds.
+STUCK_AFTER = 60.0
+
+_LOAD_PATIENCE = 10.0
+
+
+class Service:
+    """One process's share of the work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # Threads that load models compute too: one intra-op thread each, as on the compute thread.
+        torch.set_num_threads(1)
+        try:
+            self.store = ModelStore.open(settings.store)
+        except StoreError as error:
+            raise StartupError(f"cannot open the model store {settings.store}: {error}") from error
+        runner = Runner(choose_device(settings.device))
+        self.residents = Residents(
+            self.store, runner, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
+        )
+        self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
+        self.draining = False
+
+    @asynccontextmanager
+    async def life(self) -> AsyncIterator[None]:
+        """Engine and poller run inside; at the end what was admitted is finished."""
+        poller = Poller(self.residents, self.settings.poll_interval)
+        self.engine.start()
+        poller.start()
+        # The first look loads the default model: connections are answered once it is there, or its time is up.
+        await run_in_threadpool(poller.looked.wait, _LOAD_PATIENCE)
+        try:
+            yield
+        finally:
+            self.draining = True
+            poller.stop()
+            if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
+                logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
+
+    async def resident(self, reference: str | None) -> Resident:
+        """The resident of a reference, loaded on a thread if it is not there yet."""
+        found = self.residents.find(reference)
+        return found if found is not None else await run_in_threadpool(self.residents.acquire, reference)
+
+    async def run(self, job: Job, resident: Resident, timeout: float) -> Result:
+        """The job's result, or DeadlineExceeded after `timeout` seconds: what has not run by then never will."""
+        future = self.engine.submit(job, resident)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped") from error
+
+    def timeout(self, request: Request) -> float:
+        """Seconds that this request may take: its `Request-Timeout`, at most the server's own limit."""
+        limit = self.settings.request_timeout
+        header = request.headers.get("request-timeout")
+        if header is None:
+            return limit
+        try:
+            seconds = float(header)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < float("inf"):
+            raise InvalidInput.at("", f"Request-Timeout must be a positive number of seconds, not {header[:40]!r}")
+        return min(seconds, limit)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA if there is any. In reproducible mode neither TF32 nor autotuning. Raises StartupError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StartupError(f"no device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise StartupError(f"device {name!r} is not available here: use auto or cpu")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    return device

@@ -1,0 +1,228 @@
+"""Bytes to arrays and back: JSON with nested lists or base64, and safetensors, without a Python object per number.
+
+A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Arrays of
+a safetensors body are views of it. The `safetensors` library cannot read the metadata of a body in memory, so the
+format (8 bytes of header length, a JSON header, the tensors' bytes) is parsed here, with strict bounds.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from elbod.errors import InvalidInput, Malformed
+
+Array = NDArray[Any]
+JSON_TYPE = "application/json"
+SAFETENSORS_TYPE = "application/x-safetensors"
+PNG_TYPE = "image/png"
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "uint8": np.dtype("<u1"),
+    "int64": np.dtype("<i8"),
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+}
+_SAFETENSORS_NAMES = {"U8": "uint8", "I64": "int64", "F32": "float32", "F64": "float64"}
+_SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()}
+_MAX_HEADER = 1024**2
+_MAX_DIMENSIONS = 16
+
+
+def decode_json(body: bytes | bytearray, array_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Fields and arrays of a JSON body. Raises Malformed, or InvalidInput naming the array."""
+    fields = _json_object(body, "the body")
+    arrays = {}
+    for name in array_names:
+        value = fields.pop(name, None)
+        if value is not None:
+            arrays[name] = _from_base64(name, value) if isinstance(value, dict) else _from_lists(name, value)
+    return fields, arrays
+
+
+def _json_object(raw: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if any(token in bytes(raw) for token in (b"NaN", b"Infinity")):
+            raise InvalidInput.at("", f"{what} has NaN or Infinity, which JSON does not know: {error}") from error
+        raise Malformed(f"{what} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Malformed(f"{what} must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _from_lists(name: str, value: object) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
+    if array.dtype.kind not in "iuf" or array.ndim == 0:
+        raise InvalidInput.at(f"/{name}", f"{name} must be nested lists of numbers, without null, text or booleans")
+    if array.dtype.kind == "u" or array.dtype.kind == "f":
+        return array.astype(np.float64, copy=False)
+    return array.astype(np.int64, copy=False)
+
+
+def _from_base64(name: str, value: dict[str, Any]) -> Array:
+    if value.keys() != {"dtype", "shape", "data"}:
+        raise InvalidInput.at(f"/{name}", f"{name} must have exactly the keys dtype, shape and data")
+    dtype, shape, data = value["dtype"], value["shape"], value["data"]
+    if dtype not in DTYPES:
+        raise InvalidInput.at(f"/{name}/dtype", f"{name}.dtype must be one of {', '.join(DTYPES)}")
+    if not _is_shape(shape):
+        raise InvalidInput.at(f"/{name}/shape", f"{name}.shape must be a list of integers >= 0")
+    try:
+        raw = bytearray(base64.b64decode(data, validate=True))
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InvalidInput.at(f"/{name}/data", f"{name}.data is not base64: {error}") from error
+    expected = math.prod(shape) * DTYPES[dtype].itemsize
+    if len(raw) != expected:
+        raise InvalidInput.at(
+            f"/{name}/data", f"{name}.data has {len(raw)} bytes, {dtype} of shape {shape} needs {expected}"
+        )
+    return np.frombuffer(raw, DTYPES[dtype]).reshape(shape)
+
+
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, list)
+        and len(shape) <= _MAX_DIMENSIONS
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in shape)
+    )
+
+
+def decode_safetensors(body: bytearray, array_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Fields (the metadata's `request`) and tensors of a safetensors body. Raises Malformed, or InvalidInput."""
+    if len(body) < 8:
+        raise Malformed(f"the safetensors body is truncated: {len(body)} bytes")
+    length = int.from_bytes(body[:8], "little")
+    if length > min(_MAX_HEADER, len(body) - 8):
+        raise Malformed(f"the safetensors body is truncated or its header too long: the header claims {length} bytes")
+    view = memoryview(body)
+    header = _json_object(view[8 : 8 + length], "the safetensors header")
+    data = view[8 + length :]
+    metadata = header.pop("__metadata__", {})
+    request = metadata.get("request", "{}") if isinstance(metadata, dict) else None
+    if not isinstance(request, str):
+        raise Malformed("the safetensors __metadata__.request must be a JSON string")
+    arrays, spans = {}, []
+    for name, entry in header.items():
+        array, span = _tensor(name, entry, data)
+        arrays[name] = array
+        spans.append(span)
+    end = 0
+    for begin, stop in sorted(spans):
+        if begin != end:
+            raise Malformed("the safetensors tensors overlap or leave a gap")
+        end = stop
+    if end != len(data):
+        raise Malformed(f"the safetensors body has {len(data)} bytes of tensors, its header describes {end}")
+    unknown = sorted(arrays.keys() - set(array_names))
+    if unknown:
+        raise InvalidInput.at(f"/{unknown[0]}", f"unknown tensor {unknown[0]!r}: known are {', '.join(array_names)}")
+    return _json_object(request.encode(), "the safetensors __metadata__.request"), arrays
+
+
+def tensor_names(body: bytearray) -> list[str]:
+    """Names of the tensors of a safetensors body that is known to be well-formed."""
+    header = orjson.loads(memoryview(body)[8 : 8 + int.from_bytes(body[:8], "little")])
+    return [name for name in header if name != "__metadata__"]
+
+
+def _tensor(name: str, entry: object, data: memoryview) -> tuple[Array, tuple[int, int]]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise Malformed(f"the safetensors header entry {name!r} must have dtype, shape and data_offsets")
+    if entry["dtype"] not in _SAFETENSORS_NAMES:
+        known = ", ".join(_SAFETENSORS_NAMES)
+        raise InvalidInput.at(f"/{name}", f"{name} has dtype {entry['dtype']!r}: must be one of {known}")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _is_shape(shape) or not _is_shape(offsets) or len(offsets) != 2:
+        raise Malformed(f"the safetensors header entry {name!r} has an impossible shape or data_offsets")
+    dtype, (begin, stop) = DTYPES[_SAFETENSORS_NAMES[entry["dtype"]]], offsets
+    if not begin <= stop <= len(data):
+        raise Malformed(f"the safetensors body is truncated: {name!r} ends at byte {stop} of {len(data)}")
+    if stop - begin != math.prod(shape) * dtype.itemsize:
+        raise Malformed(f"the safetensors tensor {name!r} has {stop - begin} bytes, which do not fit its shape {shape}")
+    array = np.frombuffer(data[begin:stop], dtype).reshape(shape)
+    return (array if array.flags.aligned else array.copy()), (begin, stop)
+
+
+def encode_json(fields: Mapping[str, Any], arrays: Mapping[str, Array | None], *, as_base64: bool) -> bytes:
+    """One JSON object of fields and arrays; undefined numbers and arrays are null."""
+    if as_base64:
+        body = dict(fields) | {name: None if a is None else _to_base64(a) for name, a in arrays.items()}
+    else:
+        body = dict(fields) | {name: None if a is None else np.ascontiguousarray(a) for name, a in arrays.items()}
+    return orjson.dumps(_nested(body), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """`posterior.mean` is key `mean` of object `posterior`."""
+    out: dict[str, Any] = {}
+    for name, value in flat.items():
+        head, dot, tail = name.partition(".")
+        if dot:
+            out.setdefault(head, {})[tail] = value
+        else:
+            out[name] = value
+    return out
+
+
+def _to_base64(array: Array) -> dict[str, Any]:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "data": base64.b64encode(little.data).decode("ascii"),
+    }
+
+
+def encode_safetensors(fields: Mapping[str, Any], arrays: Mapping[str, Array | None]) -> bytes:
+    """Tensors with the fields as one JSON string under `response`; undefined arrays are absent, numbers NaN."""
+    header: dict[str, Any] = {"__metadata__": {"response": orjson.dumps(_nested(dict(fields))).decode()}}
+    buffers, end = [], 0
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        shape = list(array.shape)
+        header[name] = {
+            "dtype": _SAFETENSORS_CODES[little.dtype],
+            "shape": shape,
+            "data_offsets": [end, end + little.nbytes],
+        }
+        buffers.append(little.data.cast("B") if little.nbytes else b"")
+        end += little.nbytes
+    raw = orjson.dumps(header)
+    # Tensors start at a multiple of eight bytes, so that a reader can view them in place.
+    raw += b" " * (-len(raw) % 8)
+    return b"".join([len(raw).to_bytes(8, "little"), raw, *buffers])
+
+
+def best_media_type(accept: str | None, offers: Sequence[str]) -> str | None:
+    """The offer that `Accept` likes best (RFC 9110, section 12.5.1), earlier offers winning ties; None if none fits."""
+    if not accept:
+        return offers[0]
+    quality = dict.fromkeys(offers, (-1, 0.0))
+    for part in accept.split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        q = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    q = float(parameter[2:])
+                except ValueError:
+                    q = 0.0
+        for offer in offers:
+            # The most specific range decides, not the one with the highest q.
+            specificity = [r for r, pattern in enumerate(("*/*", f"{offer.split('/')[0]}/*", offer)) if kind == pattern]
+            if specificity and specificity[0] >= quality[offer][0]:
+                quality[offer] = (specificity[0], q)
+    best = max(offers, key=lambda offer: quality[offer][1])
+    return best if quality[best][1] > 0 else None

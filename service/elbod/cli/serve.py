@@ -1,0 +1,33 @@
+"""`elbod serve`: host the models of a store."""
+
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model reference of requests that name none.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine without keys.")
+    ] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path prefix that a proxy in front strips.")] = None,
+) -> None:
+    """Serve the models of a store over HTTP.
+
+    Flags win over ELBOD_* variables, those over elbod.toml.
+
+    Example: elbod serve --store ./elbod-store --port 8000
+    """
+    from elbod.settings import load_settings
+
+    settings = load_settings(
+        store=store, host=host, port=port, device=device, model=model, insecure=insecure, root_path=root_path
+    )
+    # torch takes seconds to import: only now, with the configuration checked.
+    from elbod.api.server import serve as serve_app
+
+    serve_app(settings, announce=lambda url: typer.echo(f"elbod serves {settings.store} on {url}"))

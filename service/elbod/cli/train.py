@@ -1,0 +1,67 @@
+"""`elbod train`: train by a recipe, or on data of one's own, and publish."""
+
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str | None, typer.Option(help="A recipe: digits, fashion-mnist-binary.")] = None,
+    family: Annotated[str | None, typer.Option(help="Own data: the family, for example vae or ppca.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="Own data: bernoulli, discretized_logistic or gaussian.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the store.")] = None,
+    data: Annotated[str | None, typer.Option(help="A folder of IDX files, an .npy or an .npz (array x).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Visits of every training row.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe.")
+    ] = None,
+    publish_every: Annotated[int | None, typer.Option(min=1, help="Publish the best weights every N epochs.")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Retire all but the newest N versions.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Point this alias at the final version.")] = None,
+    store: Annotated[str, typer.Option(help="URL or folder of the model store.")] = "./elbod-store",
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train a generator and publish it as a new version.
+
+    Example: elbod train --recipe digits --alias production
+    """
+    if (recipe is None) == (family is None) or (family is None) != (likelihood is None):
+        raise typer.BadParameter("give either --recipe, or --family and --likelihood with --data")
+    if family is not None and data is None:
+        raise typer.BadParameter("--family needs --data")
+
+    # torch takes seconds to import: only now, with the usage checked.
+    from dataclasses import replace
+
+    from elbod.training import recipes
+    from elbod.training.progress import console_listener
+    from elbod.training.worker import run_training
+    from elbod_store import ModelStore
+
+    if recipe is not None:
+        base = recipes.recipe(recipe)
+        base = base if data is None else replace(base, data=data)
+    else:
+        assert family is not None
+        assert likelihood is not None
+        assert data is not None
+        base = recipes.custom(family, likelihood, data)
+    chosen = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
+    try:
+        run_training(
+            chosen,
+            ModelStore.open(store),
+            name=name,
+            seed=seed,
+            device=device,
+            alias=alias,
+            publish_every=publish_every,
+            keep=keep,
+            progress=console_listener(),
+        )
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what was published stays, nothing else was", err=True)
+        raise typer.Exit(130) from None

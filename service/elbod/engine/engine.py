@@ -1,0 +1,216 @@
+"""Runs many callers' jobs on one compute thread: admission, turns, cancellation, drain."""
+
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+
+from elbod.engine.batcher import Pending, next_tile
+from elbod.engine.jobs import Job, Result, Stage, Tile
+from elbod.engine.loading import Resident
+from elbod.engine.runner import DrawInputs, Runner, row_dtype
+from elbod.engine.tasks import Task, work_bytes
+from elbod.errors import Draining, ModelFailure, QueueFull
+
+logger = logging.getLogger(__name__)
+
+Lane = tuple[Resident, Stage]
+
+_COMPUTE_DIED = 70  # EX_SOFTWARE of sysexits.h
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of what is admitted and not yet answered."""
+
+    max_queue_rows: int = 1_048_576
+    max_queue_bytes: int = 512 * 1024**2
+
+
+class Engine:
+    """`submit` from any thread; everything else happens on the compute thread.
+
+    Takes what is queued when the compute frees: no timer, no idle polling.
+    """
+
+    def __init__(self, runner: Runner, limits: Limits) -> None:
+        self._runner, self._limits = runner, limits
+        self._changed = threading.Condition()
+        self._ids = count()
+        # Guarded by _changed: who waits in which lane, in turn order.
+        self._lanes: OrderedDict[Lane, OrderedDict[int, Task]] = OrderedDict()
+        self._queued_rows = self._queued_bytes = 0
+        self._draining = False
+        self._rows_per_second = 1000.0
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._compute, name="elbod-compute", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job, resident: Resident) -> "Future[Result]":
+        """Admit a job. Cancelling the future drops what has not run. Raises QueueFull, Draining."""
+        future: Future[Result] = Future()
+        task = Task(job, resident, future)
+        rows, size = job.row_draws, work_bytes(job, resident.generator.likelihood.event_dims)
+        with self._changed:
+            if self._draining:
+                raise Draining("the server is shutting down: try another one")
+            # An empty queue takes anything: a job over the bound must not be refused for ever.
+            if self._queued_rows and (
+                self._queued_rows + rows > self._limits.max_queue_rows
+                or self._queued_bytes + size > self._limits.max_queue_bytes
+            ):
+                raise QueueFull(
+                    f"the queue is full: {self._queued_rows} row-draws and {self._queued_bytes} bytes are waiting",
+                    retry_after=self._queued_rows / self._rows_per_second,
+                )
+            self._queued_rows += rows
+            self._queued_bytes += size
+            self._enter(next(self._ids), task)
+            self._changed.notify()
+        future.add_done_callback(lambda _: self._release(rows, size))
+        return future
+
+    @property
+    def alive(self) -> bool:
+        """Whether the compute thread lives."""
+        return self._thread.is_alive()
+
+    def busy_seconds(self) -> float:
+        """How long the tile that runs now has been running; 0 when idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def drain(self, timeout: float) -> bool:
+        """Refuse new jobs, finish the admitted ones; False if some were left when the time was up."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _release(self, rows: int, size: int) -> None:
+        with self._changed:
+            self._queued_rows -= rows
+            self._queued_bytes -= size
+
+    def _enter(self, key: int, task: Task) -> None:
+        self._lanes.setdefault((task.resident, task.stage), OrderedDict())[key] = task
+
+    def _compute(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            # A server without its compute thread would hold every caller until its deadline: die and be replaced.
+            logger.critical("the compute thread died", exc_info=True)
+            os._exit(_COMPUTE_DIED)
+
+    def _serve(self) -> None:
+        # One intra-op thread: tiles are small, and bytes do not depend on how work was split.
+        torch.set_num_threads(1)
+        while (work := self._take()) is not None:
+            lane, tile, tasks = work
+            self._busy_since = time.monotonic()
+            finished = self._run(lane, tile, tasks)
+            elapsed = time.monotonic() - self._busy_since
+            self._busy_since = None
+            with self._changed:
+                for key, task in tasks.items():
+                    if key not in finished and not task.future.done():
+                        self._enter(key, task)
+                units = sum(part.count for part in tile.parts)
+                if tile.stage is Stage.DRAW:
+                    self._rows_per_second += 0.05 * (units / max(elapsed, 1e-6) - self._rows_per_second)
+            for task in finished.values():
+                if task.future.set_running_or_notify_cancel():
+                    task.future.set_result(task.result())
+
+    def _take(self) -> tuple[Lane, Tile, dict[int, Task]] | None:
+        """Wait for work, and take one tile's jobs out of their lane; None when drained."""
+        with self._changed:
+            while True:
+                for lane in list(self._lanes):
+                    queue = self._lanes.pop(lane)
+                    cancelled: list[int] = []
+                    tile = next_tile(lane[1], self._pending(queue, cancelled), lane[0].sizes)
+                    for key in cancelled:
+                        del queue[key]
+                    if tile is None:
+                        continue
+                    tasks = {part.job: queue.pop(part.job) for part in tile.parts}
+                    if queue:
+                        # Lanes take turns, too.
+                        self._lanes[lane] = queue
+                    return lane, tile, tasks
+                if self._draining:
+                    return None
+                self._changed.wait()
+
+    @staticmethod
+    def _pending(queue: OrderedDict[int, Task], cancelled: list[int]) -> Iterator[Pending]:
+        for key, task in queue.items():
+            if task.future.cancelled():
+                cancelled.append(key)
+            else:
+                yield Pending(key, task.units)
+
+    def _run(self, lane: Lane, tile: Tile, tasks: dict[int, Task]) -> dict[int, Task]:
+        """Run a tile; the tasks that it finished. One job's failure is its own: its neighbours run again without it."""
+        try:
+            outputs = self._outputs(lane[0], tile, tasks)
+        except Exception as error:  # whatever a model's forward raises must not stop the thread
+            if len(tile.parts) > 1:
+                finished: dict[int, Task] = {}
+                for part in tile.parts:
+                    finished |= self._run(lane, Tile(tile.stage, tile.size, (part,)), {part.job: tasks[part.job]})
+                return finished
+            self._fail(tasks[tile.parts[0].job], error)
+            return {}
+        finished = {}
+        for key, at in _places(tile):
+            task = tasks[key]
+            try:
+                if task.accept(tile.stage, outputs, at):
+                    finished[key] = task
+            except ModelFailure as error:
+                self._fail(task, error)
+        return finished
+
+    def _outputs(self, resident: Resident, tile: Tile, tasks: dict[int, Task]) -> dict[str, np.ndarray]:
+        for task in tasks.values():
+            task.started = task.started or time.monotonic()
+        if tile.stage is Stage.ENCODE:
+            x = np.zeros((tile.size, *resident.generator.event_shape), row_dtype(resident.generator))
+            for key, at in _places(tile):
+                tasks[key].fill_rows(x[at])
+            return self._runner.encode(resident.generator, x)
+        inputs = DrawInputs.zeros(resident.generator, tile.size)
+        for key, at in _places(tile):
+            tasks[key].fill_draws(inputs, at)
+        return self._runner.draw(resident.generator, inputs)
+
+    @staticmethod
+    def _fail(task: Task, error: Exception) -> None:
+        if not isinstance(error, ModelFailure):
+            logger.exception("model %s failed", task.resident, exc_info=error)
+            failure = ModelFailure(f"model '{task.resident}' failed")
+            failure.__cause__ = error
+            error = failure
+        if task.future.set_running_or_notify_cancel():
+            task.future.set_exception(error)
+
+
+def _places(tile: Tile) -> Iterator[tuple[int, slice]]:
+    start = 0
+    for part in tile.parts:
+        yield part.job, slice(start, start + part.count)
+        start += part.count

@@ -1,0 +1,111 @@
+"""What callers ask of the engine and what they get back: frozen values, no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Binarize = Literal["threshold", "stochastic"]
+
+
+class Verb(StrEnum):
+    SAMPLE = "sample"
+    ENCODE = "encode"
+    ELBO = "elbo"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One request against one model version; row i is example `first_index + i` under `seed`.
+
+    `x` is (rows, *event_shape) in data units and within the support (or within [0, 1] with `binarize`); `z` is
+    (rows, latent_dim) float32. `num_samples` is S of /elbo, or the draws a row of /encode.
+    """
+
+    verb: Verb
+    rows: int
+    seed: int
+    first_index: int = 0
+    x: Array | None = None
+    z: Array | None = None
+    num_samples: int = 1
+    num_importance_samples: int = 0
+    temperature: float = 1.0
+    output: Literal["sample", "mean"] = "sample"
+    binarize: Binarize | None = None
+    reconstruction_map: bool = False
+
+    @property
+    def draws(self) -> int:
+        """Draws of z a row: those of the ELBO and of the importance-weighted bound are one stream."""
+        return 1 if self.verb is Verb.SAMPLE else max(self.num_samples, self.num_importance_samples)
+
+    @property
+    def row_draws(self) -> int:
+        """The job's size in the unit that the queue is bounded by."""
+        return self.rows * max(1, self.draws)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """x (n, *event_shape) in the training dtype, or its mean in float32; z (n, latent_dim) float32."""
+
+    x: Array
+    z: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """Parameters of q(z|x), row-wise; draws z (n, S, latent_dim) or None; KL(q || p) in nats."""
+
+    family: str
+    parameters: Mapping[str, Array]
+    z: Array | None
+    kl: Floats
+    kl_per_dimension: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The bound's parts by name, each (n,) float64 in nats; the map is (n, *event_shape) or None."""
+
+    columns: Mapping[str, Floats]
+    reconstruction_map: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A job's answer with the seconds that it waited and computed."""
+
+    value: Samples | Encodings | Scores
+    queue_seconds: float
+    compute_seconds: float
+
+
+class Stage(StrEnum):
+    """What a tile runs: rows through the encoder, or (row, draw) units through the decoder."""
+
+    ENCODE = "encode"
+    DRAW = "draw"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`count` consecutive units of one job in a tile."""
+
+    job: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Units of several jobs that run at once, padded to `size`."""
+
+    stage: Stage
+    size: int
+    parts: tuple[Part, ...]

@@ -1,0 +1,135 @@
+"""From a manifest to a model that may serve: read, verify, build, self-test and warm, compare with its reference."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from elbod import __version__
+from elbod.engine.jobs import Array
+from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source
+from elbod.engine.selftest import proved_sizes
+from elbod.errors import ModelFailure
+from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint, Generator
+from elbod_store import Manifest, ModelStore
+
+logger = logging.getLogger(__name__)
+
+# Candidates for tile sizes. Small tiles stay in a core's cache; a GPU wants them wide.
+CPU_TILES = (4, 8, 16, 32)
+CUDA_TILES = (64, 256, 1024)
+
+# Other machines round differently, but not more than this.
+_REFERENCE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A loaded version. `sizes` are the tiles that its self-test proved equal, or the widest one if it proved none.
+
+    `posterior_family` and `posterior_shared` describe q(z|x) beyond its row-wise parameters.
+    """
+
+    manifest: Manifest
+    generator: Generator
+    sizes: tuple[int, ...]
+    reproducible: bool
+    fingerprint: str
+    posterior_family: str
+    posterior_shared: dict[str, Array]
+    nbytes: int
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
+    """The version, ready to serve. Raises elbod_store errors, InvalidCheckpoint, or ModelFailure; changes nothing."""
+    started = time.monotonic()
+    generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights)).to(runner.device)
+    candidates = CUDA_TILES if runner.device.type == "cuda" else CPU_TILES
+    proved = proved_sizes(runner, generator, candidates)
+    sizes = proved or candidates[-1:]
+    if manifest.reference is not None:
+        _check_reference(store.read(manifest.reference), generator, runner, sizes[-1], manifest)
+    with torch.inference_mode():
+        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=runner.device))
+    resident = Resident(
+        manifest=manifest,
+        generator=generator,
+        sizes=sizes,
+        reproducible=bool(proved),
+        fingerprint=fingerprint(runner.device, sizes),
+        posterior_family=posterior.family,
+        posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
+        nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
+    )
+    logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, sizes)
+    if not proved:
+        logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
+    return resident
+
+
+def blueprint(manifest: Manifest) -> Blueprint:
+    """The part of a manifest that decides the model's numbers."""
+    return Blueprint(
+        family=manifest.family,
+        spec=manifest.spec,
+        likelihood=manifest.likelihood,
+        event_shape=manifest.event_shape,
+        levels=manifest.levels,
+        binarization=manifest.binarization,
+        labels=manifest.labels,
+    )
+
+
+def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
+    """What equal bytes are relative to: versions, device and CPU capability, and the set of tiles."""
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device).replace(" ", "-")
+    else:
+        hardware = torch.backends.cpu.get_cpu_capability()
+    versions = f"elbod-{__version__}/torch-{torch.__version__}/numpy-{np.__version__}"
+    return f"{versions}/{device.type}-{hardware}/tiles-{'.'.join(map(str, sizes))}"
+
+
+def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int, manifest: Manifest) -> None:
+    """Score the held-out reference rows again with z at the posterior mean, which needs no noise."""
+    try:
+        tensors = load_safetensors(raw)
+        x, expected = tensors["x"], tensors["reconstruction_at_mean"]
+    except (SafetensorError, KeyError) as error:
+        raise ModelFailure(
+            f"the reference rows of {manifest.name}@{manifest.version} cannot be read: {error}"
+        ) from error
+    count = min(len(x), size)
+    inputs = DrawInputs.zeros(generator, size)
+    inputs.x[:count] = x[:count]
+    inputs.source[:count] = Source.GIVEN
+    inputs.z = runner.encode(generator, inputs.x)[PARAMETER + "mean"].astype(np.float32)
+    inputs.wants = {"score"}
+    actual = runner.draw(generator, inputs)["reconstruction"][:count]
+    wrong = ~np.isclose(actual, expected[:count], rtol=_REFERENCE_TOLERANCE, atol=_REFERENCE_TOLERANCE)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ModelFailure(
+            f"{manifest.name}@{manifest.version} does not reproduce its reference: row {row} scores {actual[row]:.6f}, "
+            f"published as {expected[row]:.6f}"
+        )

@@ -1,0 +1,213 @@
+"""Loaded models: what a reference means now, loading on demand, hot swap, eviction.
+
+A reference's resident is one pointer. A new version is loaded, verified, tested and warmed beside the old one, then
+the pointer moves; jobs hold the resident that they were admitted with, and the last of them frees it. A version that
+cannot be loaded leaves the old one serving, and `problems` says why.
+"""
+
+import logging
+import random
+import threading
+import time
+
+from elbod.engine.loading import Resident, load
+from elbod.engine.runner import Runner
+from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod.generators.checkpoint import InvalidCheckpoint
+from elbod_store import (
+    Corrupt,
+    InvalidName,
+    Manifest,
+    ModelStore,
+    NotFound,
+    Retired,
+    StoreError,
+    Unavailable,
+    Unsupported,
+    Watch,
+    parse_reference,
+)
+
+logger = logging.getLogger(__name__)
+
+# A version that failed to load is tried again after this many seconds, since its blob may have been mended.
+_RETRY_AFTER = 30.0
+
+_LoadError = (Corrupt, Unsupported, InvalidCheckpoint, ModelFailure)
+
+
+class Residents:
+    """References to residents, kept true by `poll`.
+
+    `find` is a dictionary look-up for the event loop; everything else may wait for the store and belongs on a thread.
+    """
+
+    def __init__(self, store: ModelStore, runner: Runner, *, default: str | None, max_loaded_bytes: int) -> None:
+        self._store, self._runner = store, runner
+        self._default = default
+        self._max_loaded_bytes = max_loaded_bytes
+        self._lock = threading.Lock()
+        self._residents: dict[str, Resident] = {}
+        self._used: dict[str, float] = {}
+        self._watches: dict[str, Watch] = {}
+        self._failed: dict[str, tuple[float, str]] = {}
+        self._store_problem: str | None = None
+
+    @property
+    def default(self) -> Resident | None:
+        """The resident of requests that name no model."""
+        return self._residents.get(self._default) if self._default else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong now, in sentences: versions that could not be loaded, a store that does not answer."""
+        failures = [message for _, message in list(self._failed.values())]
+        return failures + ([self._store_problem] if self._store_problem else [])
+
+    def loaded(self) -> list[Resident]:
+        """Every distinct loaded version."""
+        return list({id(resident): resident for resident in list(self._residents.values())}.values())
+
+    def find(self, reference: str | None) -> Resident | None:
+        """The resident of a reference if it is loaded; no waiting."""
+        key = reference if reference is not None else self._default
+        resident = self._residents.get(key) if key else None
+        if resident is not None and key:
+            self._used[key] = time.monotonic()
+        return resident
+
+    def acquire(self, reference: str | None) -> Resident:
+        """The resident of a reference, loaded now if need be.
+
+        Raises InvalidInput (bad reference, or none given and several models), UnknownModel, NotReady (the store does
+        not answer), ModelFailure (the version cannot be loaded).
+        """
+        with self._lock:
+            found = self.find(reference)
+            return found if found is not None else self._load(reference or self._name_default())
+
+    def _name_default(self) -> str:
+        if self._default is None:
+            try:
+                names = self._store.names()
+            except StoreError as error:
+                raise NotReady(f"the model store does not answer: {error}") from error
+            if not names:
+                raise NotReady("the model store holds no model yet: publish one with `elbod train` or `elbod demo`")
+            if len(names) > 1:
+                raise InvalidInput.at("/model", f"name a model: the store holds {', '.join(names)}")
+            self._default = names[0]
+        return self._default
+
+    def _load(self, reference: str) -> Resident:
+        try:
+            watch = self._watch(parse_reference(reference).name)
+            watch.poll()
+            manifest = watch.resolve(reference)
+            resident = self._resident(manifest)
+        except InvalidName as error:
+            raise InvalidInput.at("/model", str(error)) from error
+        except (NotFound, Retired) as error:
+            self._residents.pop(reference, None)
+            raise UnknownModel(str(error)) from error
+        except Unavailable as error:
+            raise NotReady(f"the model store does not answer: {error}") from error
+        except _LoadError as error:
+            raise ModelFailure(f"{reference!r} cannot be loaded: {error}") from error
+        self._residents[reference] = resident
+        self._used[reference] = time.monotonic()
+        self._evict()
+        return resident
+
+    def _watch(self, name: str) -> Watch:
+        if name not in self._watches:
+            self._watches[name] = self._store.watch(name)
+        return self._watches[name]
+
+    def _resident(self, manifest: Manifest) -> Resident:
+        """The version's resident, shared by all references to it."""
+        for resident in self._residents.values():
+            if resident.manifest.checksum == manifest.checksum:
+                return resident
+        key = f"{manifest.name}@{manifest.version}"
+        failed = self._failed.get(key)
+        if failed and time.monotonic() - failed[0] < _RETRY_AFTER:
+            raise ModelFailure(failed[1])
+        try:
+            resident = load(self._store, manifest, self._runner)
+        except _LoadError as error:
+            self._failed[key] = (time.monotonic(), f"{key}: {error}")
+            logger.error("cannot load %s, keeping what serves: %s", key, error)
+            raise
+        self._failed.pop(key, None)
+        return resident
+
+    def _evict(self) -> None:
+        """Forget the least recently used versions while the loaded ones take more than the limit."""
+        while sum(resident.nbytes for resident in self.loaded()) > self._max_loaded_bytes:
+            idle = sorted((key for key in self._residents if key != self._default), key=lambda key: self._used[key])
+            if len(idle) < 1 or len(self._residents) == 1:
+                return
+            logger.info("evicting %s", self._residents.pop(idle[0]))
+
+    def poll(self) -> None:
+        """Look for moved aliases and new versions, and swap. Never raises: what serves keeps serving."""
+        with self._lock:
+            try:
+                if self.default is None:
+                    self._load(self._name_default())
+                for name, watch in self._watches.items():
+                    if watch.poll() or self._behind(name):
+                        self._follow(name, watch)
+                self._store_problem = None
+            except (StoreError, NotReady) as error:
+                self._store_problem = str(error)
+            except (InvalidInput, UnknownModel, ModelFailure) as error:
+                # Several models and no default, or a default that is missing or broken: shown, and tried again.
+                self._store_problem = str(error)
+
+    def _behind(self, name: str) -> bool:
+        return any(key.startswith(f"{name}@") for key in self._failed)
+
+    def _follow(self, name: str, watch: Watch) -> None:
+        for reference, old in list(self._residents.items()):
+            if old.name != name:
+                continue
+            try:
+                new = self._resident(watch.resolve(reference))
+            except (NotFound, Retired) as error:
+                logger.warning("%s is gone: %s", reference, error)
+                self._residents.pop(reference)
+            except _LoadError:
+                continue
+            else:
+                if new is not old:
+                    self._residents[reference] = new
+                    logger.info("%s now means %s, before %s", reference, new, old)
+        live = {f"{name}@{resident.version}" for resident in self._residents.values()}
+        newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)
+        # A failed version that something newer has overtaken is history.
+        for key in [key for key in self._failed if key.startswith(f"{name}@")]:
+            if key in live or int(key.rpartition("@")[2]) < newest:
+                del self._failed[key]
+
+
+class Poller(threading.Thread):
+    """Calls `Residents.poll` every `interval` seconds, give or take a tenth so that many servers do not beat as one."""
+
+    def __init__(self, residents: Residents, interval: float) -> None:
+        super().__init__(name="elbod-poll", daemon=True)
+        self._residents, self._interval = residents, interval
+        self._stopping = threading.Event()
+        self.looked = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            self._residents.poll()
+            self.looked.set()
+            if self._stopping.wait(self._interval * random.uniform(0.9, 1.1)):
+                return
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()

@@ -1,0 +1,152 @@
+"""The mechanism: runs one padded tile through a generator. Decides nothing.
+
+A tile's outputs are a dictionary of arrays whose first axis is the tile. Networks run in the weights' own precision;
+every log-density and its sum over event dimensions is float64.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elbod.engine.jobs import Array
+from elbod.generators.base import Generator
+from elbod.generators.noise import Keys, Stream, normals, uniforms
+
+Outputs = dict[str, Array]
+
+# Posterior parameters travel between the stages under this prefix.
+PARAMETER = "q."
+
+
+class Source(IntEnum):
+    """Where a unit's z comes from."""
+
+    GIVEN = 0
+    PRIOR = 1
+    POSTERIOR = 2
+
+
+@dataclass(slots=True)
+class DrawInputs:
+    """(row, draw) units of a tile; what no unit fills stays zero, and padding is a given z = 0."""
+
+    source: NDArray[np.uint8]
+    seed: NDArray[np.uint64]
+    index: NDArray[np.uint64]
+    draw: NDArray[np.uint64]
+    temperature: NDArray[np.float32]
+    z: NDArray[np.float32]
+    x: Array
+    sampled: NDArray[np.bool_]
+    parameters: dict[str, Array] = field(default_factory=dict)
+    wants: set[str] = field(default_factory=set)
+
+    @classmethod
+    def zeros(cls, generator: Generator, size: int) -> "DrawInputs":
+        return cls(
+            source=np.zeros(size, np.uint8),
+            seed=np.zeros(size, np.uint64),
+            index=np.zeros(size, np.uint64),
+            draw=np.zeros(size, np.uint64),
+            temperature=np.zeros(size, np.float32),
+            z=np.zeros((size, generator.latent_dim), np.float32),
+            x=np.zeros((size, *generator.event_shape), row_dtype(generator)),
+            sampled=np.zeros(size, np.bool_),
+        )
+
+    def keys(self, units: NDArray[np.bool_]) -> Keys:
+        return Keys(self.seed[units], self.index[units], self.draw[units])
+
+
+def row_dtype(generator: Generator) -> type[np.floating[Any]]:
+    """The dtype that a tile's rows have on their way in: it holds every request dtype's values."""
+    return np.float32 if generator.likelihood.measure == "pmf" else np.float64
+
+
+class Runner:
+    """Runs tiles on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def encode(self, generator: Generator, x: Array) -> Outputs:
+        """q(z|x) of a tile of rows, with its closed-form terms against the prior, nats."""
+        with torch.inference_mode():
+            rows = self._tensor(x)
+            posterior = generator.encode(rows)
+            exact, prior = posterior.double(), generator.prior()
+            outputs = {PARAMETER + name: value for name, value in posterior.parameters.items()}
+            outputs["kl"] = prior.kl(exact)
+            outputs["log_prior"] = prior.expected_log_prob(exact)
+            outputs["entropy"] = exact.entropy()
+            per_dimension = prior.kl_per_dimension(exact)
+            if per_dimension is not None:
+                outputs["kl_per_dimension"] = per_dimension
+            evidence = generator.log_evidence(rows)
+            if evidence is not None:
+                outputs["log_evidence"] = evidence
+            return {name: _array(value) for name, value in outputs.items()}
+
+    def draw(self, generator: Generator, inputs: DrawInputs) -> Outputs:
+        """z of a tile of units and, as far as `inputs.wants`, what follows from it:
+
+        weights: log p(z) and log q(z|x); score: log p(x|z); map: the same per element; sample: x ~ p(x|z);
+        mean: E[x|z].
+        """
+        with torch.inference_mode():
+            z, posterior = self._latents(generator, inputs)
+            outputs = {"z": z}
+            if posterior is not None and "weights" in inputs.wants:
+                outputs["log_prior_z"] = generator.prior().log_prob(z.double())
+                outputs["log_q_z"] = posterior.double().log_prob(z.double())
+            if inputs.wants & {"score", "map", "sample", "mean"}:
+                observation = generator.decode(z).double()
+                if inputs.wants & {"score", "map"}:
+                    elements = observation.log_prob(self._tensor(inputs.x))
+                    outputs["reconstruction"] = elements.flatten(1).sum(-1)
+                    if "map" in inputs.wants:
+                        outputs["reconstruction_map"] = elements
+                if "sample" in inputs.wants:
+                    u = self._uniforms(generator, inputs)
+                    outputs["sample"] = observation.icdf(u).to(generator.likelihood.dtype)
+                if "mean" in inputs.wants:
+                    outputs["mean"] = observation.mean().float()
+            return {name: _array(value) for name, value in outputs.items()}
+
+    def _latents(self, generator: Generator, inputs: DrawInputs) -> tuple[Tensor, Any]:
+        """z in float32, which is what callers see: densities are evaluated at the very value that is returned."""
+        z = self._tensor(inputs.z)
+        temperature = self._tensor(inputs.temperature)[:, None]
+        posterior = None
+        for source, stream in ((Source.PRIOR, Stream.PRIOR), (Source.POSTERIOR, Stream.POSTERIOR)):
+            units = inputs.source == source
+            if not units.any():
+                continue
+            noise = np.zeros(inputs.z.shape, np.float32)
+            noise[units] = normals(inputs.keys(units), stream, generator.latent_dim)
+            if source is Source.PRIOR:
+                drawn = generator.prior().draw(self._tensor(noise), temperature)
+            else:
+                parameters = {name: self._tensor(value) for name, value in inputs.parameters.items()}
+                posterior = generator.posterior(parameters)
+                drawn = posterior.draw(self._tensor(noise), temperature)
+            z = torch.where(self._tensor(units)[:, None], drawn.float(), z)
+        return z, posterior
+
+    def _uniforms(self, generator: Generator, inputs: DrawInputs) -> Tensor:
+        u = np.full((len(inputs.sampled), generator.likelihood.event_dims), 0.5)
+        u[inputs.sampled] = uniforms(inputs.keys(inputs.sampled), Stream.OBSERVATION, u.shape[1])
+        return self._tensor(u.reshape(-1, *generator.event_shape))
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.cpu().numpy()
+    return array

@@ -1,0 +1,69 @@
+"""Configuration of the service: command-line flag > `ELBOD_*` variable > `elbod.toml` > default."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from elbod.errors import StartupError
+
+CONFIG_FILE = "elbod.toml"
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, once. Limits are per worker process."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="ELBOD_", toml_file=CONFIG_FILE, extra="forbid", frozen=True
+    )
+
+    store: str = Field("./elbod-store", description="model store: file:///path, a folder, or memory://")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free port")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    model: str | None = Field(None, description="model reference of requests that name none")
+    insecure: bool = Field(False, description="listen beyond this machine without keys")
+    root_path: str = Field("", description="path prefix that a proxy in front strips")
+
+    max_body_bytes: int = Field(256 * 1024**2, gt=0)
+    max_rows: int = Field(65_536, gt=0)
+    max_num_samples: int = Field(1_024, gt=0)
+    max_importance_samples: int = Field(16_384, gt=0)
+    max_queue_rows: int = Field(1_048_576, gt=0)
+    max_queue_bytes: int = Field(512 * 1024**2, gt=0)
+    request_timeout: float = Field(60.0, gt=0, description="seconds; also for the arrival of a body")
+    max_loaded_bytes: int = Field(4 * 1024**3, gt=0)
+    poll_interval: float = Field(1.0, gt=0, description="seconds between looks at the store")
+    drain_timeout: float = Field(30.0, gt=0, description="seconds to finish what was admitted at shutdown")
+
+    @field_validator("host")
+    @classmethod
+    def _not_empty(cls, host: str) -> str:
+        # An empty host would listen on every interface.
+        if not host:
+            raise ValueError("host must not be empty")
+        return host
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings with the given command-line flags (None: not given). Raises StartupError naming the key."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StartupError(f"configuration (flags, ELBOD_* variables, {Path(CONFIG_FILE)}): {problems}") from error
+    except ValueError as error:
+        raise StartupError(f"{CONFIG_FILE}: {error}") from error

@@ -1,0 +1,94 @@
+"""The model card: what a version is, what it was made from, its held-out numbers and its limits, as markdown."""
+
+from typing import Any
+
+from elbod.generators.base import Blueprint
+from elbod.training.datasets import Dataset
+from elbod.training.recipes import Recipe
+from elbod.training.splits import Split
+
+_LIMITS = """\
+## Limits
+
+- A likelihood is not a probability of anomaly. Raw likelihoods can rank data from elsewhere *above* the data that the
+  model was trained on: look at the parts of the score, and compare with held-out rows of your own.
+- Scores are comparable between models of the same data, levels and binarization only.
+- The ELBO is a lower bound on log p(x); the importance-weighted one (IWAE) is closer, and a lower bound too.
+"""
+
+
+def write_card(
+    name: str,
+    recipe: Recipe,
+    blueprint: Blueprint,
+    dataset: Dataset,
+    digest: str,
+    parts: Split,
+    metrics: dict[str, Any],
+    command: str,
+) -> str:
+    """`digest` is the data's, `metrics` as made by `held_out_metrics`, `command` what trains this again."""
+    shape = " x ".join(map(str, blueprint.event_shape))
+    levels = "" if blueprint.levels is None else f", {blueprint.levels} levels"
+    spec = ", ".join(f"{key} {value}" for key, value in blueprint.spec.items())
+    sizes = ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
+    binarization = {
+        None: "none",
+        "stochastic": "one bit b ~ Bernoulli(x) a pixel, drawn anew at every training visit; held-out rows drawn once",
+        "threshold": "x > 0.5",
+    }[recipe.binarization]
+    return f"""\
+# {name}
+
+A `{blueprint.family}` generator ({spec}) with a `{blueprint.likelihood}` likelihood over events of {shape}{levels}.
+
+## Data
+
+- Source: {dataset.name}, {len(dataset.x):,} rows, sha256 `{digest}`.
+- Units: {dataset.units}.
+- Binarization: {binarization}.
+- Split ({recipe.protocol}): {sizes}. Test and calibration rows were used for nothing but their own purpose.
+
+## Held-out numbers
+
+{_table(metrics)}
+
+Means over {metrics["n"]:,} test rows, plus or minus the standard error over rows. The ELBO is the real bound (beta = 1,
+fully normalised), {metrics["num_samples"]} draws a row. Baseline: independent elements, fitted to the training rows.
+
+## Made with
+
+    {command}
+
+{_LIMITS}"""
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows = [
+        ("ELBO", metrics, "elbo", "standard_error", "bits_per_dim"),
+        (
+            f"IWAE, K = {metrics.get('num_importance_samples')}",
+            metrics,
+            "iwae",
+            "iwae_standard_error",
+            "iwae_bits_per_dim",
+        ),
+        ("exact log p(x)", metrics, "log_evidence", "log_evidence_standard_error", ""),
+        ("baseline", metrics["baseline"], "log_prob", "standard_error", "bits_per_dim"),
+    ]
+    lines = ["| | nats | bits/dim |", "|---|---|---|"]
+    for title, source, key, error, bits in rows:
+        if key in source:
+            lines.append(f"| {title} | {_pm(source[key], source[error])} | {_pm_bits(source, bits)} |")
+    return "\n".join(lines)
+
+
+def _pm(value: float, error: float | None) -> str:
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def _pm_bits(source: dict[str, Any], key: str) -> str:
+    value, error = source.get(key), source.get(f"{key}_standard_error")
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

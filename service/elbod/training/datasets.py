@@ -1,0 +1,164 @@
+"""Data sets in memory, in data units: what `x` is for a model trained on them.
+
+Sources are `digits` (inside scikit-learn), `fashion-mnist` (a Debian package), a folder of IDX files, and `.npy` or
+`.npz` files (array `x`, optional `y`). Nothing is ever unpickled.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elbod.generators.likelihoods import Likelihood
+from elbod.training.errors import InvalidDataset
+from elbod.training.idx import read_idx
+
+Array = NDArray[Any]
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """n rows of data: `x` (n, *event_shape) and labels `y` (n,) or None; `units` says how raw files became x."""
+
+    name: str
+    x: Array
+    y: Array | None
+    units: str
+
+    def __post_init__(self) -> None:
+        if self.x.ndim < 2 or 0 in self.x.shape:
+            raise InvalidDataset(
+                f"{self.name}: x has shape {self.x.shape}: it must be (n, *event_shape) with n >= 1, nothing empty"
+            )
+        if self.x.dtype.kind not in "buif":
+            raise InvalidDataset(f"{self.name}: x has dtype {self.x.dtype}: it must be boolean, integer or float")
+        if self.y is not None and self.y.shape != (len(self.x),):
+            raise InvalidDataset(
+                f"{self.name}: y has shape {self.y.shape}: one label per row of x would be ({len(self.x)},)"
+            )
+        if self.x.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                wrong = ~np.isfinite(self.x.astype(np.float32))
+            if wrong.any():
+                raise InvalidDataset(f"{self.name}: {_first(self.x, wrong)}: values must be finite in float32")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.x.shape[1:]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of dtypes, shapes and contents."""
+        sha = hashlib.sha256()
+        for array in (self.x, self.y):
+            if array is not None:
+                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+                sha.update(f"{little.dtype.str}{little.shape}".encode())
+                sha.update(little.data)
+        return sha.hexdigest()
+
+
+def check_support(name: str, x: Array, likelihood: Likelihood) -> None:
+    """Raises InvalidDataset naming the first row and value outside the likelihood's support."""
+    values = torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float64))
+    supported = likelihood.supports(values).numpy()
+    if not supported.all():
+        message = (
+            f"{name}: {_first(x, ~supported)}; a {likelihood.name} likelihood has the support {likelihood.support}"
+        )
+        if likelihood.name == "bernoulli":
+            message += ": for grey values add --set binarization=stochastic"
+        raise InvalidDataset(message)
+
+
+def _first(x: Array, wrong: NDArray[np.bool_]) -> str:
+    """`x[3] has value 17 at (0, 5)` for the first true entry of `wrong`."""
+    place = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    element = ", ".join(str(int(i)) for i in place[1:])
+    return f"x[{int(place[0])}] has value {x[place]} at ({element})"
+
+
+def load(source: str) -> Dataset:
+    """The data set of that name or path."""
+    if source == "digits":
+        return load_digits()
+    if source == "fashion-mnist":
+        return load_fashion_mnist()
+    path = Path(source)
+    if path.is_dir():
+        return load_idx_folder(path)
+    if path.suffix in {".npy", ".npz"}:
+        return load_numpy(path)
+    raise InvalidDataset(f"{source} is neither a folder of IDX files nor an .npy or .npz file")
+
+
+def load_digits() -> Dataset:
+    """1,797 handwritten digits of 8x8 pixels with levels 0 ... 16 (UCI; scikit-learn ships them)."""
+    try:
+        from sklearn.datasets import load_digits as read
+    except ImportError:
+        raise InvalidDataset("the digits are inside scikit-learn: pip install 'elbod[train]'") from None
+    bunch = read()
+    units = "pixels are the integers 0 ... 16 of scikit-learn's `load_digits().images`, unchanged"
+    return Dataset("digits", bunch.images.astype(np.uint8), bunch.target.astype(np.int64), units)
+
+
+def load_fashion_mnist(folder: Path = FASHION_MNIST) -> Dataset:
+    """70,000 images of 28x28 8-bit pixels, the training file first (Xiao, Rasul and Vollgraf, 2017)."""
+    if not folder.is_dir():
+        raise InvalidDataset(
+            f"there is no Fashion-MNIST in {folder}: apt install dataset-fashion-mnist, or --data FOLDER of IDX files"
+        )
+    return load_idx_folder(folder)
+
+
+def load_idx_folder(folder: Path) -> Dataset:
+    """`train-images*` and, where present, `t10k-images*` after it, with their labels; gzipped or not."""
+    images, labels = [], []
+    for part in ("train", "t10k"):
+        if (path := _one(folder, f"{part}-images")) is not None:
+            images.append(read_idx(path))
+            label_path = _one(folder, f"{part}-labels")
+            labels.append(None if label_path is None else read_idx(label_path))
+    if not images:
+        raise InvalidDataset(f"{folder} has no IDX file train-images* or t10k-images*")
+    if len({array.shape[1:] for array in images}) > 1:
+        shapes = " and ".join(str(array.shape) for array in images)
+        raise InvalidDataset(f"{folder}: training and test images differ in shape: {shapes}")
+    known = [array for array in labels if array is not None]
+    y = np.concatenate(known).astype(np.int64) if len(known) == len(labels) else None
+    units = "pixels are the unsigned bytes of the IDX files, unchanged, training file first"
+    return Dataset(folder.name, np.concatenate(images), y, units)
+
+
+def _one(folder: Path, beginning: str) -> Path | None:
+    found = sorted(path for path in folder.iterdir() if path.name.startswith(beginning))
+    if len(found) > 1:
+        raise InvalidDataset(f"{folder} has several files {beginning}*: {', '.join(path.name for path in found)}")
+    return found[0] if found else None
+
+
+def load_numpy(path: Path) -> Dataset:
+    """An `.npy` array, or arrays `x` and optionally `y` of an `.npz`. Object arrays, which are pickles, are refused."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return Dataset(path.stem, loaded, None, f"values of `{path.name}`, unchanged")
+        with loaded:
+            if "x" not in loaded:
+                raise InvalidDataset(f"{path} has no array named x: it has {', '.join(loaded.files) or 'none'}")
+            y = loaded.get("y")
+            return Dataset(path.stem, loaded["x"], y, f"array `x` of `{path.name}`, unchanged")
+    except InvalidDataset:
+        raise
+    except OSError as error:
+        raise InvalidDataset(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidDataset(f"{path} is no array of numbers: {error}") from error

@@ -1,0 +1,28 @@
+"""What can go wrong while a model is trained, as one tree.
+
+TrainingError
+├── InvalidDataset    no such data, or data that the likelihood does not support; names file, row and value
+├── InvalidRecipe     an unknown recipe or key, or a value that does not fit; lists what is known
+├── Diverged          too many steps in a row had a loss that was not finite
+└── RefusedModel      training ended, but the model must not be published; says why
+"""
+
+
+class TrainingError(Exception):
+    """The base of every failure that a user can cause and mend; the message is one line."""
+
+
+class InvalidDataset(TrainingError, ValueError):
+    """Data that cannot be trained on."""
+
+
+class InvalidRecipe(TrainingError, ValueError):
+    """Settings that describe no training."""
+
+
+class Diverged(TrainingError):
+    """The loss stayed non-finite."""
+
+
+class RefusedModel(TrainingError):
+    """A trained model that failed the publish check."""

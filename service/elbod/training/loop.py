@@ -1,0 +1,181 @@
+"""The training loop: data in memory, one fused optimizer, one seed for everything.
+
+The training objective is -(E_q[log p(x|z)] - beta KL(q(z|x) || p(z))) with a beta that may rise from 0 to 1, estimated
+with one draw; it goes by the name `objective`. What stops training, chooses weights and is reported is the real
+held-out ELBO (`scoring`), of an exponential moving average of the weights, in `eval` mode.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from elbod.generators import bounds
+from elbod.generators.base import Generator
+from elbod.training import schedules
+from elbod.training.errors import Diverged
+from elbod.training.recipes import Recipe
+from elbod.training.scoring import score
+
+# Held-out rows keep their noise from one evaluation to the next, so that two of them differ by the weights alone.
+VALIDATION_SEED = 1
+_VALIDATION_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation. `objective` is the mean training objective since the last one (nats a row, higher is better;
+    None where nothing was trained by gradient), `elbo` the held-out bound with its standard error over rows."""
+
+    epoch: int
+    step: int
+    objective: float | None
+    elbo: float
+    standard_error: float
+
+
+class Loop:
+    """Trains `generator`; iterate over `points()`, then take `best`.
+
+    `train` is (n, *event_shape) in data units, or grey values of which every visit draws new bits if the recipe's
+    binarization is stochastic; `validation` is in model units. Both are moved to `device` and stay there.
+    """
+
+    def __init__(
+        self, generator: Generator, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
+    ) -> None:
+        self.recipe = recipe
+        self.curve: list[Point] = []
+        self.best_point: Point | None = None
+        self.steps = 0
+        self.skipped_steps = 0
+        self.seconds = 0.0
+        self._train, self._validation = train.to(device), validation.to(device)
+        self._generator = generator.to(device).train()
+        self._average = copy.deepcopy(self._generator).eval().requires_grad_(False)
+        self._best = {name: value.clone() for name, value in self._average.state_dict().items()}
+        self._seed, self._device = seed, device
+        self._skipped_in_a_row = 0
+        self._bit_noise = random_generator(seed, "binarization", device)
+        self._latent_noise = random_generator(seed, "noise", device)
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds else 0.0
+
+    @property
+    def best(self) -> Generator:
+        """The average weights of the best held-out bound so far: on the CPU, in `eval` mode, gradients off."""
+        generator = copy.deepcopy(self._average)
+        generator.load_state_dict(self._best)
+        return generator.cpu().eval().requires_grad_(False)
+
+    def points(self) -> Iterator[Point]:
+        """Train, yielding after every evaluation, until the epochs or the patience run out. Raises Diverged."""
+        parameters = [p for p in self._generator.parameters() if p.requires_grad]
+        if not parameters:
+            # Families that are fitted in closed form are finished when they are initialized.
+            yield self._evaluate(epoch=0, objective=None)
+            return
+        recipe, rows = self.recipe, len(self._train)
+        batch = min(recipe.batch_size, rows)
+        per_epoch = rows // batch
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        shuffle = random_generator(self._seed, "permutation", torch.device("cpu"))
+        total, waited = torch.zeros((), device=self._device), 0
+        counted = 0
+        # Dropout draws from torch's global generator: give it a seed of its own, and leave the caller's alone.
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self._seed, "dropout"))
+            for epoch in range(1, recipe.epochs + 1):
+                started = time.perf_counter()
+                order = torch.randperm(rows, generator=shuffle).to(self._device)
+                for start in range(0, per_epoch * batch, batch):
+                    objective = self._step(self._train[order[start : start + batch]], parameters, optimizer, per_epoch)
+                    if objective is not None:
+                        total += objective
+                        counted += 1
+                self.seconds += time.perf_counter() - started
+                if epoch % recipe.evaluate_every and epoch != recipe.epochs:
+                    continue
+                point = self._evaluate(epoch, float(total) / counted if counted else None)
+                total.zero_()
+                counted = 0
+                waited = 0 if point is self.best_point else waited + 1
+                yield point
+                if recipe.patience is not None and waited >= recipe.patience:
+                    return
+
+    def _step(
+        self, x: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, per_epoch: int
+    ) -> Tensor | None:
+        """One gradient step; the objective, or None if it or its gradient was not finite and nothing was changed."""
+        recipe, t = self.recipe, self.steps
+        total = recipe.epochs * per_epoch
+        factor = schedules.learning_rate(t, total, round(recipe.warmup_epochs * per_epoch))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        if recipe.binarization == "stochastic":
+            x = draw_bits(x, self._bit_noise)
+        objective = self._objective(x, schedules.beta(t, round(recipe.kl_warmup_epochs * per_epoch)))
+        optimizer.zero_grad()
+        (-objective).backward()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.steps += 1
+        if not math.isfinite(float(objective.detach()) + float(norm)):
+            self.skipped_steps += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= recipe.max_skipped_in_a_row:
+                raise Diverged(
+                    f"the objective or its gradient was not finite in {self._skipped_in_a_row} steps in a row, "
+                    f"up to step {self.steps}: try a smaller learning_rate (now {recipe.learning_rate:g})"
+                )
+            return None
+        self._skipped_in_a_row = 0
+        nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+        optimizer.step()
+        weight = 1 - schedules.ema_decay(t, recipe.ema_decay)
+        averages: list[Tensor] = list(self._average.parameters())
+        torch._foreach_lerp_(averages, list(self._generator.parameters()), weight)
+        return objective.detach()
+
+    def _objective(self, x: Tensor, beta: float) -> Tensor:
+        """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
+        generator = self._generator
+        q = generator.encode(x)
+        noise = torch.randn(len(x), generator.latent_dim, generator=self._latent_noise, device=x.device)
+        log_likelihood = generator.decode(q.draw(noise)).log_prob(x).sum() / len(x)
+        return log_likelihood - beta * generator.prior().kl(q).mean()
+
+    def _evaluate(self, epoch: int, objective: float | None) -> Point:
+        elbo = score(self._average, self._validation, VALIDATION_SEED, _VALIDATION_SAMPLES).elbo
+        held_out = bounds.summarize(elbo.elbo, elbo.standard_error)
+        point = Point(epoch, self.steps, objective, held_out.mean, held_out.standard_error)
+        self.curve.append(point)
+        if self.best_point is None or point.elbo > self.best_point.elbo or math.isnan(self.best_point.elbo):
+            self.best_point = point
+            for name, value in self._average.state_dict().items():
+                self._best[name].copy_(value)
+        return point
+
+
+def draw_bits(x: Tensor, generator: torch.Generator) -> Tensor:
+    """b ~ Bernoulli(x/255) of bytes, exactly, or b ~ Bernoulli(x) of floats in [0, 1]."""
+    if x.dtype == torch.uint8:
+        # u uniform on 0 ... 254: P(u < x) = x/255, without a float.
+        return (torch.empty_like(x).random_(0, 255, generator=generator) < x).to(torch.uint8)
+    return torch.bernoulli(x, generator=generator)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """One seed for each purpose of a run, so that no two of them share their numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]) >> 1
+
+
+def random_generator(seed: int, purpose: str, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose))

@@ -1,0 +1,104 @@
+"""The held-out numbers of a version, from test rows, which neither trained it nor stopped its training."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from elbod.generators import bounds
+from elbod.generators.bounds import Elbo, Floats, Summary
+from elbod.generators.likelihoods import Likelihood
+from elbod.training.errors import RefusedModel
+from elbod.training.scoring import Scores
+
+# The two forms of the bound are computed by separate code in float64; they may differ by rounding alone.
+_FORMS_TOLERANCE = 1e-9
+
+
+def check_publishable(scores: Scores) -> None:
+    """The publish check. Raises RefusedModel, naming the first test row at fault.
+
+    Every held-out ELBO must be finite, and the two forms of the bound must agree:
+    |(r - k) - ((r + c) + h)| <= 1e-9 max(1, |r|, |log_joint|, |entropy|).
+    """
+    found = scores.elbo
+    if (row := _first(~np.isfinite(found.elbo))) is not None:
+        raise RefusedModel(f"not published: the held-out ELBO of test row {row} is {found.elbo[row]}")
+    scale = np.maximum.reduce(
+        [np.ones_like(found.elbo), *(np.abs(part) for part in (found.reconstruction, found.log_joint, found.entropy))]
+    )
+    difference = np.abs(found.elbo - (found.log_joint + found.entropy))
+    if (row := _first(~(difference <= _FORMS_TOLERANCE * scale))) is not None:
+        raise RefusedModel(
+            f"not published: the two forms of the ELBO of test row {row} differ by {difference[row]:.3g} nats: "
+            "the family's closed forms (KL, E[log p(z)], entropy) contradict each other"
+        )
+
+
+def _first(wrong: np.ndarray[Any, np.dtype[np.bool_]]) -> int | None:
+    return int(wrong.argmax()) if wrong.any() else None
+
+
+def held_out_metrics(
+    scores: Scores, baseline: Floats, likelihood: Likelihood, seed: int, num_samples: int, num_importance_samples: int
+) -> dict[str, Any]:
+    """Plain JSON: means over test rows in nats with their errors; None for what is undefined.
+
+    `standard_error` is the spread of rows, noise within them included; `monte_carlo_standard_error` that noise alone.
+    """
+    elbo: Elbo = scores.elbo
+    held_out = bounds.summarize(elbo.elbo, elbo.standard_error)
+    metrics: dict[str, Any] = {
+        "units": "nats",
+        "measure": likelihood.measure,
+        "event_dims": likelihood.event_dims,
+        "n": held_out.n,
+        "seed": seed,
+        "num_samples": num_samples,
+        **_named("elbo", held_out),
+        "reconstruction": float(elbo.reconstruction.mean()),
+        "kl": float(elbo.kl.mean()),
+        "kl_estimator": "closed_form",
+        "log_joint": float(elbo.log_joint.mean()),
+        "entropy": float(elbo.entropy.mean()),
+        **_bits("bits_per_dim", held_out, likelihood),
+        "kl_per_dimension": None,
+    }
+    if scores.kl_per_dimension is not None:
+        metrics["kl_per_dimension"] = [float(value) for value in scores.kl_per_dimension.mean(0)]
+    if scores.importance is not None:
+        weighted = bounds.summarize(scores.importance.iwae, scores.importance.iwae_standard_error)
+        metrics["num_importance_samples"] = num_importance_samples
+        metrics |= _named("iwae", weighted)
+        metrics |= _bits("iwae_bits_per_dim", weighted, likelihood)
+    if scores.log_evidence is not None:
+        exact = bounds.summarize(scores.log_evidence, np.zeros_like(scores.log_evidence))
+        metrics |= _named("log_evidence", exact)
+    independent = bounds.summarize(baseline, np.zeros_like(baseline))
+    metrics["baseline"] = {
+        "model": "independent elements",
+        **_named("log_prob", independent),
+        **_bits("bits_per_dim", independent, likelihood),
+    }
+    return metrics
+
+
+def _named(name: str, summary: Summary) -> dict[str, float | None]:
+    prefix = "" if name in {"elbo", "log_prob"} else f"{name}_"
+    return {
+        name: summary.mean,
+        f"{prefix}standard_error": _finite(summary.standard_error),
+        f"{prefix}monte_carlo_standard_error": _finite(summary.monte_carlo_standard_error),
+    }
+
+
+def _bits(name: str, summary: Summary, likelihood: Likelihood) -> dict[str, float | None]:
+    if likelihood.measure != "pmf":
+        return {name: None, f"{name}_standard_error": None}
+    error = _finite(summary.standard_error)
+    unit = likelihood.event_dims * math.log(2)
+    return {name: -summary.mean / unit, f"{name}_standard_error": None if error is None else error / unit}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,167 @@
+"""From a trained generator to a draft for the model store."""
+
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save as save_safetensors
+
+import elbod
+from elbod.generators import checkpoint
+from elbod.generators.base import Generator
+from elbod.generators.bounds import Floats
+from elbod.training.baseline import independent_elements
+from elbod.training.card import write_card
+from elbod.training.datasets import Array, Dataset
+from elbod.training.loop import Point
+from elbod.training.metrics import check_publishable, held_out_metrics
+from elbod.training.recipes import Recipe, command_line
+from elbod.training.scoring import Scores, score
+from elbod.training.splits import Split
+from elbod_store import Draft
+
+# The noise of the published numbers; test row i has index i.
+TEST_SEED = 0
+_REFERENCE_ROWS = 16
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened until the weights were taken: `best` is the point that they are of."""
+
+    best: Point
+    curve: tuple[Point, ...]
+    steps: int
+    skipped_steps: int
+    steps_per_second: float  # of training alone
+    wall_time: float  # seconds, everything
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run has for all its versions. `baseline` is the baseline's log p(x) of the test rows."""
+
+    name: str
+    recipe: Recipe
+    dataset: Dataset
+    digest: str
+    parts: Split
+    baseline: Floats
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        recipe: Recipe,
+        dataset: Dataset,
+        parts: Split,
+        generator: Generator,
+        seed: int,
+        device: torch.device,
+    ) -> "Material":
+        grey = recipe.binarization == "stochastic" and parts.train.dtype == np.uint8
+        baseline = independent_elements(parts.train, parts.test, generator.likelihood, top=255.0 if grey else 1.0)
+        return cls(name, recipe, dataset, dataset.digest, parts, baseline, seed, device)
+
+
+def make_draft(generator: Generator, material: Material, history: History) -> Draft:
+    """Score the test rows and describe the version. Raises RefusedModel; writes nothing."""
+    recipe, blueprint = material.recipe, generator.blueprint
+    generator = generator.to(material.device)
+    test = torch.from_numpy(material.parts.test).to(material.device)
+    scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
+    check_publishable(scores)
+    metrics = held_out_metrics(
+        scores, material.baseline, generator.likelihood, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
+    )
+    generator = generator.cpu()
+    return Draft(
+        name=material.name,
+        family=blueprint.family,
+        spec=checkpoint.canonical_spec(blueprint),
+        likelihood=blueprint.likelihood,
+        event_shape=blueprint.event_shape,
+        weights=checkpoint.save(generator),
+        levels=blueprint.levels,
+        binarization=blueprint.binarization,
+        labels=blueprint.labels,
+        reference=reference_rows(generator, material.parts.test[:_REFERENCE_ROWS], scores, recipe),
+        metrics=metrics,
+        training=training_record(material, history),
+        card=write_card(
+            material.name,
+            recipe,
+            blueprint,
+            material.dataset,
+            material.digest,
+            material.parts,
+            metrics,
+            command_line(recipe, material.seed),
+        ),
+    )
+
+
+@torch.inference_mode()
+def reference_rows(generator: Generator, x: Array, scores: Scores, recipe: Recipe) -> bytes:
+    """The first test rows with their scores, as safetensors: a request's tensors and the answer's.
+
+    The metadata's `request` is the body of the /elbo request that gives these numbers again, up to the rounding of
+    another machine. `reconstruction_at_mean` is log p(x|z) at the posterior mean, which needs no noise.
+    """
+    rows = torch.from_numpy(x)
+    z = generator.encode(rows).parameters["mean"].float()
+    at_mean = generator.decode(z).double().log_prob(rows).flatten(1).sum(1)
+    tensors = {"x": x, "reconstruction_at_mean": at_mean.numpy()}
+    parts: dict[str, Any] = asdict(scores.elbo)
+    if scores.importance is not None:
+        parts |= asdict(scores.importance)
+    tensors |= {key: values[: len(x)].copy() for key, values in parts.items()}
+    request = {
+        "seed": TEST_SEED,
+        "first_index": 0,
+        "num_samples": recipe.num_samples,
+        "num_importance_samples": recipe.num_importance_samples,
+    }
+    return save_safetensors(tensors, metadata={"request": json.dumps(request)})
+
+
+def training_record(material: Material, history: History) -> dict[str, Any]:
+    """Everything that a reader needs to judge the run or to repeat it, as plain JSON."""
+    return {
+        "recipe": asdict(material.recipe),
+        "command": command_line(material.recipe, material.seed),
+        "data": {
+            "name": material.dataset.name,
+            "digest": material.digest,
+            "rows": len(material.dataset.x),
+            "units": material.dataset.units,
+        },
+        "split": {"protocol": material.recipe.protocol, **material.parts.sizes},
+        "seed": material.seed,
+        "device": material.device.type,
+        "threads": torch.get_num_threads(),
+        "steps": history.steps,
+        "skipped_steps": history.skipped_steps,
+        "steps_per_second": history.steps_per_second,
+        "best": _plain(history.best),
+        "curve": [_plain(point) for point in history.curve],
+        "code": {
+            "elbod": elbod.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "wall_time": history.wall_time,
+    }
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    """JSON has no NaN: a bound that was not finite is null."""
+    values = asdict(point).items()
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values}

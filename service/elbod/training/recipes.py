@@ -1,0 +1,194 @@
+"""Recipes: everything but the seed and the data's bytes that decides a training run, as one frozen value."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from elbod.generators.checkpoint import InvalidCheckpoint, families, family
+from elbod.generators.likelihoods import LIKELIHOODS
+from elbod.training.errors import InvalidRecipe
+from elbod.training.splits import Binarization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained. Epochs count visits of every training row; lengths in epochs may be fractions.
+
+    `levels` None means: for discrete likelihoods, the data's maximum plus one. `protocol` says who decides the parts of
+    the data: the rows' own hash, or a published benchmark.
+    """
+
+    name: str
+    data: str
+    family: str
+    likelihood: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Literal["hash", "fashion-mnist-binary"] = "hash"
+    levels: int | None = None
+    binarization: Binarization | None = None
+
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 1.0  # the learning rate rises linearly, then falls along a cosine
+    weight_decay: float = 0.0
+    kl_warmup_epochs: float = 0.0  # the training objective's beta rises linearly to 1
+    clip_norm: float = 100.0
+    ema_decay: float = 0.999
+    evaluate_every: int = 1  # epochs between held-out bounds
+    patience: int | None = None  # evaluations without a better held-out bound before training stops
+    max_skipped_in_a_row: int = 20  # steps with a non-finite loss
+    threads: int | None = None  # intra-op threads; None: torch's own choice
+
+    num_samples: int = 16  # draws a row of the published held-out bound
+    num_importance_samples: int = 128
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRecipe for a value out of range."""
+        positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "evaluate_every", "max_skipped_in_a_row")
+        for key in (*positive, "num_samples", "patience", "threads"):
+            if (value := getattr(self, key)) is not None and not value > 0:
+                raise InvalidRecipe(f"{key} must be positive, got {value}")
+        for key in ("warmup_epochs", "weight_decay", "kl_warmup_epochs", "num_importance_samples"):
+            if not getattr(self, key) >= 0:
+                raise InvalidRecipe(f"{key} must not be negative, got {getattr(self, key)}")
+        if not 0 <= self.ema_decay < 1:
+            raise InvalidRecipe(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+        if self.binarization is not None and self.likelihood != "bernoulli":
+            raise InvalidRecipe(f"binarized data have a bernoulli likelihood, not {self.likelihood!r}")
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="digits",
+            data="digits",
+            family="vae",
+            likelihood="discretized_logistic",
+            levels=17,
+            spec={"latent_dim": 12, "hidden": (256, 256)},
+            epochs=300,
+            batch_size=64,
+            evaluate_every=5,
+            threads=1,
+        ),
+        Recipe(
+            name="fashion-mnist-binary",
+            data="fashion-mnist",
+            family="vae",
+            likelihood="bernoulli",
+            protocol="fashion-mnist-binary",
+            binarization="stochastic",
+            spec={"latent_dim": 40, "hidden": (300, 300)},
+            epochs=20,
+            threads=1,
+            num_samples=1,
+            num_importance_samples=64,
+        ),
+    )
+}
+
+_FIXED = {"name", "data", "family", "likelihood", "protocol", "spec"}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; InvalidRecipe lists the known ones."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise InvalidRecipe(f"unknown recipe {name!r}: one of {', '.join(sorted(RECIPES))}") from None
+
+
+def custom(family_name: str, likelihood: str, data: str) -> Recipe:
+    """A recipe for data of one's own, named after their file."""
+    if family_name not in families():
+        raise InvalidRecipe(f"unknown family {family_name!r}: one of {', '.join(families())}")
+    if likelihood not in LIKELIHOODS:
+        raise InvalidRecipe(f"unknown likelihood {likelihood!r}: one of {', '.join(sorted(LIKELIHOODS))}")
+    spec = {"latent_dim": 16} if "latent_dim" in _spec_types(family_name) else {}
+    name = re.sub("[^a-z0-9_-]+", "-", Path(data).stem.lower()).strip("-_")[:64]
+    return Recipe(name=name or family_name, data=data, family=family_name, likelihood=likelihood, spec=spec)
+
+
+def override(base: Recipe, settings: Iterable[str]) -> Recipe:
+    """`base` with `key=value` settings: a field of the recipe or of its family's spec, validated as that type.
+
+    Values are read as JSON, else as text; `none` is None and `300,300` a list.
+    """
+    own = _own_types()
+    spec_types = _spec_types(base.family)
+    changes: dict[str, Any] = {}
+    spec = dict(base.spec)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InvalidRecipe(f"--set {setting}: write it as key=value")
+        if key in own:
+            changes[key] = _parse(key, text, own[key])
+        elif key in spec_types:
+            spec[key] = _parse(key, text, spec_types[key])
+        else:
+            raise InvalidRecipe(
+                f"--set {setting}: unknown key {key!r}: one of {', '.join(sorted({*own, *spec_types}))}"
+            )
+    return replace(base, spec=spec, **changes)
+
+
+def command_line(made: Recipe, seed: int) -> str:
+    """The command that trains by this recipe again: `elbod train --recipe digits --seed 0 --set epochs=3`."""
+    base = RECIPES.get(made.name)
+    if base is not None and (base.family, base.likelihood, base.protocol) == (
+        made.family,
+        made.likelihood,
+        made.protocol,
+    ):
+        arguments = ["--recipe", base.name, *(["--data", made.data] if made.data != base.data else [])]
+    else:
+        base = custom(made.family, made.likelihood, made.data)
+        arguments = ["--family", made.family, "--likelihood", made.likelihood, "--data", made.data]
+    before, after = ({**{key: getattr(r, key) for key in _own_types()}, **r.spec} for r in (base, made))
+    changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    settings = [part for key, value in changed.items() for part in ("--set", f"{key}={_text(value)}")]
+    return shlex.join(["elbod", "train", *arguments, "--seed", str(seed), *settings])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _own_types() -> dict[str, Any]:
+    return {item.name: item.type for item in fields(Recipe) if item.name not in _FIXED}
+
+
+def _spec_types(family_name: str) -> dict[str, Any]:
+    try:
+        return {item.name: item.type for item in fields(family(family_name).Spec)}
+    except InvalidCheckpoint as error:
+        raise InvalidRecipe(str(error)) from error
+
+
+def _parse(key: str, text: str, kind: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None if text.lower() == "none" else text
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as first:
+        # `300,300`, and `300` where a list of one is meant.
+        try:
+            return adapter.validate_python([part for part in text.split(",") if part])
+        except ValidationError:
+            raise InvalidRecipe(f"--set {key}={text}: {first.errors()[0]['msg']}") from None

@@ -1,0 +1,222 @@
+"""A training run from data to a published version: `run_training`."""
+
+import contextlib
+import getpass
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint, Generator
+from elbod.generators.checkpoint import InvalidCheckpoint
+from elbod.generators.likelihoods import Likelihood, make_likelihood
+from elbod.training import datasets
+from elbod.training.datasets import Dataset
+from elbod.training.errors import InvalidDataset, InvalidRecipe
+from elbod.training.loop import Loop, derive_seed
+from elbod.training.progress import Listener, Silence
+from elbod.training.publish import History, Material, make_draft
+from elbod.training.recipes import Recipe
+from elbod.training.splits import Split, fashion_split, split
+from elbod_store import Conflict, Manifest, ModelStore
+from elbod_store.names import check_alias, check_name
+
+_MAX_LEVELS = 65_536
+
+
+def run_training(
+    recipe: Recipe,
+    store: ModelStore,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    alias: str | None = None,
+    publish_every: int | None = None,
+    keep: int | None = None,
+    progress: Listener | None = None,
+) -> Manifest:
+    """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
+
+    Every `publish_every` epochs the best weights so far are published too, if they are new. `alias` is moved to the
+    final version. With `keep`, all but the newest `keep` versions that no alias names are retired. The same recipe,
+    data, seed, machine and number of threads give the same weights. Raises TrainingError and the store's StoreError;
+    whatever happens, a version is published whole or not at all.
+    """
+    started = time.perf_counter()
+    progress = progress or Silence()
+    name = check_name(name or recipe.name)
+    if alias is not None:
+        check_alias(alias)
+    # Whatever is wrong with the store is said before an hour of training, not after it.
+    store.probe()
+    place = _device(device)
+    dataset = datasets.load(recipe.data)
+    with _threads(recipe.threads):
+        generator, parts = prepare(recipe, dataset, seed)
+        material = Material.of(name, recipe, dataset, parts, generator, seed, place)
+        weights = sum(parameter.numel() for parameter in generator.parameters())
+        progress.note(
+            f"training {name}: {recipe.family}, {weights:,} weights, "
+            + ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
+            + f" rows of {dataset.name}, {place.type}"
+        )
+        train, validation = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
+        loop = Loop(generator, train, validation, recipe, seed, place)
+
+        def publish() -> Manifest:
+            assert loop.best_point is not None
+            history = History(
+                best=loop.best_point,
+                curve=tuple(loop.curve),
+                steps=loop.steps,
+                skipped_steps=loop.skipped_steps,
+                steps_per_second=loop.steps_per_second,
+                wall_time=time.perf_counter() - started,
+            )
+            return store.publish(make_draft(loop.best, material, history))
+
+        published = None
+        progress.begin(recipe.epochs)
+        try:
+            for point in loop.points():
+                progress.point(point, loop.steps_per_second)
+                due = publish_every and point.epoch % publish_every == 0 and point.epoch < recipe.epochs
+                if due and published is not loop.best_point:
+                    manifest, published = publish(), loop.best_point
+                    progress.note(f"published {manifest.name}@{manifest.version}: {_bound(manifest)}")
+                    _retire(store, name, keep, progress)
+        finally:
+            progress.end()
+        if loop.skipped_steps:
+            progress.note(f"skipped {loop.skipped_steps} of {loop.steps} steps: their objective was not finite")
+        manifest = publish()
+    _report(manifest, progress)
+    if alias is not None:
+        store.promote(name, alias, manifest.version, who=_who(), why=f"elbod train: {_bound(manifest)}")
+    _retire(store, name, keep, progress)
+    seconds = time.perf_counter() - started
+    named = f"{name}@{manifest.version}" + (f", now {name}@{alias}" if alias else "")
+    progress.note(f"published {named} in {seconds:.1f} s")
+    return manifest
+
+
+def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Split]:
+    """An initialized generator and the parts of the data in the dtype of training; checks all that can be wrong."""
+    parts = fashion_split(dataset) if recipe.protocol == "fashion-mnist-binary" else split(dataset, recipe.binarization)
+    try:
+        likelihood = make_likelihood(recipe.likelihood, dataset.event_shape, _levels(recipe, dataset))
+        if recipe.binarization is None:
+            datasets.check_support(dataset.name, dataset.x, likelihood)
+        parts = _cast(parts, likelihood, recipe)
+        blueprint = Blueprint(
+            family=recipe.family,
+            spec=recipe.spec,
+            likelihood=recipe.likelihood,
+            event_shape=dataset.event_shape,
+            levels=likelihood.levels,
+            binarization=recipe.binarization,
+        )
+        # Layers draw their initial weights from torch's global generator: give it this run's seed, then restore it.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "init"))
+            generator = checkpoint.build(blueprint)
+    except InvalidDataset:
+        raise
+    except (InvalidCheckpoint, ValueError) as error:
+        raise InvalidRecipe(f"recipe {recipe.name}: {error}") from error
+    try:
+        generator.initialize(torch.from_numpy(parts.train))
+    except ValueError as error:
+        raise InvalidDataset(f"{dataset.name}: {error}") from error
+    return generator, parts
+
+
+def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
+    """The recipe's, else the data's maximum plus one; 2 for bits and None for densities."""
+    if recipe.likelihood == "bernoulli":
+        return 2
+    if recipe.likelihood == "gaussian":
+        return None
+    levels = recipe.levels if recipe.levels is not None else max(2, int(dataset.x.max()) + 1)
+    if levels > _MAX_LEVELS:
+        raise InvalidRecipe(
+            f"{dataset.name}: {levels:,} levels are more than {_MAX_LEVELS:,}: use a gaussian likelihood"
+        )
+    return levels
+
+
+def _cast(parts: Split, likelihood: Likelihood, recipe: Recipe) -> Split:
+    """The parts in the dtype of x in answers."""
+    dtype = np.uint8 if likelihood.dtype is torch.uint8 else np.float32
+    train, validation, calibration, test = (
+        np.ascontiguousarray(x, dtype) for x in (parts.train, parts.validation, parts.calibration, parts.test)
+    )
+    # Grey values that are still to be binarised keep their own dtype.
+    return Split(parts.train if recipe.binarization == "stochastic" else train, validation, calibration, test)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise InvalidRecipe(f"unknown device {name!r}: one of auto, cpu, cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidRecipe("device cuda was asked for, but torch finds no CUDA device here")
+    return device
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Tiny networks are faster on one thread than on several; leave the caller's setting as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _retire(store: ModelStore, name: str, keep: int | None, progress: Listener) -> None:
+    if keep is None:
+        return
+    for version in store.versions(name)[:-keep]:
+        # An alias holds it.
+        with contextlib.suppress(Conflict):
+            store.retire(name, version)
+            progress.note(f"retired {name}@{version}")
+
+
+def _report(manifest: Manifest, progress: Listener) -> None:
+    metrics = manifest.metrics
+    baseline = metrics["baseline"]
+    assert isinstance(baseline, dict)
+    lines = [("ELBO", metrics, "elbo", "standard_error", "bits_per_dim")]
+    if "iwae" in metrics:
+        title = f"IWAE, K = {metrics['num_importance_samples']}"
+        lines.append((title, metrics, "iwae", "iwae_standard_error", "iwae_bits_per_dim"))
+    lines.append(("baseline", baseline, "log_prob", "standard_error", "bits_per_dim"))
+    progress.note(f"held-out, {metrics['n']:,} test rows (baseline: independent elements)")
+    for title, source, key, error, bits in lines:
+        text = f"  {title:<14} {source[key]:10.2f} ± {source[error]:.2f} nats"
+        if source[bits] is not None:
+            text += f"   {source[bits]:.4f} ± {source[f'{bits}_standard_error']:.4f} bits/dim"
+        progress.note(text)
+
+
+def _bound(manifest: Manifest) -> str:
+    return f"held-out ELBO {manifest.metrics['elbo']:.2f} nats"
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number without a name.
+        return "elbod train"
