@@ -40,13 +40,14 @@ def main() -> None:
 def table(metrics: Any, training: Any) -> str:
     """The results of one run as markdown, between the published figure and the limits of the data."""
     baseline = metrics["baseline"]
+    iwae = f"{metrics['iwae']:.2f} ± {metrics['iwae_standard_error']:.2f}"
     code = ", ".join(f"{name} {version}" for name, version in training["code"].items())
     return f"""
 | log p(x) of the {metrics["n"]:,} fixed test images | nats |
 |---|---|
 | independent pixels | {baseline["log_prob"]:.2f} ± {baseline["standard_error"]:.2f} |
 | `vae`, {training["recipe"]["epochs"]} epochs: ELBO, 1 draw | {metrics["elbo"]:.2f} ± {metrics["standard_error"]:.2f} |
-| the same: IWAE, K = {metrics["num_importance_samples"]} | {metrics["iwae"]:.2f} ± {metrics["iwae_standard_error"]:.2f} |
+| the same: IWAE, K = {metrics["num_importance_samples"]} | {iwae} |
 | published, same architecture, 5,000 importance samples | {PUBLISHED_VAE:.2f} |
 | the most that any model can reach | {CEILING:.2f} |
 

@@ -104,7 +104,7 @@ class FullNormal(Posterior):
         return FullNormal(self.mean.double(), self.scale_tril.double())
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        return self.mean + temperature * (noise @ self.scale_tril.mT)
+        return self.mean + temperature * (noise.to(self.scale_tril.dtype) @ self.scale_tril.mT)
 
     def log_prob(self, z: Tensor) -> Tensor:
         log_density: Tensor = self.distribution().log_prob(z)

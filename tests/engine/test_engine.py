@@ -1,0 +1,288 @@
+"""Many callers at once: same bytes, bounded queue, one caller's trouble is not another's."""
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from elbod.engine.engine import Engine, Limits
+from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
+from elbod.engine.loading import Resident
+from elbod.engine.runner import Runner
+from elbod.errors import Draining, ModelFailure, QueueFull
+from elbod.generators.base import Generator
+from elbod.generators.likelihoods import Observation
+from elbod.generators.noise import Keys, Stream, normals
+
+ANY_TIME = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def arrays(result: Result) -> dict[str, Any]:
+    value = result.value
+    if isinstance(value, Samples):
+        return {"x": value.x, "z": value.z}
+    if isinstance(value, Encodings):
+        return {**value.parameters, "z": value.z, "kl": value.kl}
+    assert isinstance(value, Scores)
+    return dict(value.columns)
+
+
+def same_bytes(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.asarray(a[k]).tobytes() == np.asarray(b[k]).tobytes() for k in a)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    verb = draw(st.sampled_from(list(Verb)))
+    rows = draw(st.integers(1, 70))
+    x = np.random.default_rng(draw(st.integers(0, 5))).integers(0, 17, (rows, 8, 8), dtype=np.uint8)
+    seed, first = draw(st.integers(0, 2**63 - 1)), draw(st.integers(0, 2**56 - 100))
+    job = Job(verb=verb, rows=rows, seed=seed, first_index=first, x=x)
+    if verb is Verb.SAMPLE:
+        return replace(
+            job,
+            x=x if draw(st.booleans()) else None,
+            temperature=draw(st.sampled_from([0.0, 0.7, 1.0])),
+            output=draw(st.sampled_from(["sample", "mean"])),
+        )
+    if verb is Verb.ENCODE:
+        return replace(job, num_samples=draw(st.integers(0, 5)))
+    return replace(
+        job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30]))
+    )
+
+
+@ANY_TIME
+@given(st.lists(jobs(), min_size=2, max_size=8))
+def test_bytes_are_the_same_alone_and_in_any_company(
+    engine: Engine, residents: dict[str, Resident], company: list[Job]
+) -> None:
+    levels = residents["levels"]
+    together = [engine.submit(job, levels) for job in company]
+    for job, future in zip(company, together, strict=True):
+        alone = arrays(engine.submit(job, levels).result(60))
+        assert same_bytes(arrays(future.result(60)), alone)
+
+
+@ANY_TIME
+@given(jobs(), st.integers(1, 69))
+def test_a_call_equals_two_calls_that_split_its_rows(
+    engine: Engine, residents: dict[str, Resident], job: Job, cut: int
+) -> None:
+    cut = min(cut, job.rows - 1)
+    if cut == 0:
+        return
+    parts = [
+        replace(job, rows=stop - start, first_index=job.first_index + start, x=None if job.x is None else job.x[start:stop])
+        for start, stop in ((0, cut), (cut, job.rows))
+    ]
+    whole = arrays(engine.submit(job, residents["levels"]).result(60))
+    split = [arrays(engine.submit(part, residents["levels"]).result(60)) for part in parts]
+    joined = {name: None if whole[name] is None else np.concatenate([part[name] for part in split]) for name in whole}
+    assert same_bytes(joined, whole)
+
+
+def test_a_hundred_samples_equal_ten_calls_of_ten(engine: Engine, residents: dict[str, Resident]) -> None:
+    for name in ("levels", "bits", "linear"):
+        whole = arrays(engine.submit(Job(verb=Verb.SAMPLE, rows=100, seed=7), residents[name]).result(60))
+        tens = [Job(verb=Verb.SAMPLE, rows=10, seed=7, first_index=10 * i) for i in range(10)]
+        parts = [arrays(future.result(60)) for future in [engine.submit(job, residents[name]) for job in tens]]
+        assert same_bytes({k: np.concatenate([part[k] for part in parts]) for k in whole}, whole)
+
+
+def test_the_draws_of_a_row_are_one_stream(engine: Engine, residents: dict[str, Resident]) -> None:
+    """/encode returns the very draws that /elbo averages, and the first of them is the one that /sample decodes."""
+    x = np.random.default_rng(0).integers(0, 17, (3, 8, 8), dtype=np.uint8)
+    levels = residents["levels"]
+    encoded = engine.submit(Job(verb=Verb.ENCODE, rows=3, seed=5, x=x, num_samples=4), levels).result(60).value
+    sampled = engine.submit(Job(verb=Verb.SAMPLE, rows=3, seed=5, x=x), levels).result(60).value
+    assert isinstance(encoded, Encodings)
+    assert isinstance(sampled, Samples)
+    assert encoded.z is not None
+    assert encoded.z[:, 0].tobytes() == sampled.z.tobytes()
+    noise = normals(Keys.of(5, np.repeat([0, 1, 2], 4), np.tile(np.arange(4), 3)), Stream.POSTERIOR, 5)
+    expected = encoded.parameters["mean"][:, None] + encoded.parameters["stddev"][:, None] * noise.reshape(3, 4, 5)
+    np.testing.assert_allclose(encoded.z, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_engine_reports_the_bound_of_the_generator(engine: Engine, residents: dict[str, Resident]) -> None:
+    """L = mean of log p(x|z) over the row's own draws - KL, computed here from the generator directly in float64."""
+    x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
+    resident = residents["levels"]
+    job = Job(verb=Verb.ELBO, rows=4, seed=11, first_index=20, x=x, num_samples=9, num_importance_samples=6)
+    columns = arrays(engine.submit(job, resident).result(60))
+    q = resident.generator.encode(torch.from_numpy(x))
+    for row in range(4):
+        noise = normals(Keys.of(11, [20 + row] * 9, range(9)), Stream.POSTERIOR, 5)
+        z = (q.parameters["mean"][row] + q.parameters["stddev"][row] * torch.from_numpy(noise).float()).float()
+        r = resident.generator.decode(z).double().log_prob(torch.from_numpy(x[row])).sum((1, 2))
+        mean, stddev = q.parameters["mean"][row].double(), q.parameters["stddev"][row].double()
+        kl = 0.5 * (mean**2 + stddev**2 - 1 - 2 * stddev.log()).sum()
+        assert columns["elbo"][row] == pytest.approx(float(r.mean() - kl), rel=1e-6)
+        assert columns["standard_error"][row] == pytest.approx(float(r.std() / 3), rel=1e-4)
+        log_p = torch.distributions.Normal(0.0, 1.0).log_prob(z.double()).sum(1)
+        log_q = torch.distributions.Normal(mean, stddev).log_prob(z.double()).sum(1)
+        iwae = torch.logsumexp((r + log_p - log_q)[:6], 0) - np.log(6)
+        assert columns["iwae"][row] == pytest.approx(float(iwae), rel=1e-6)
+    np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-9)
+
+
+def test_the_importance_weights_of_an_exact_posterior_are_the_evidence(
+    engine: Engine, residents: dict[str, Resident]
+) -> None:
+    x = np.random.default_rng(2).normal(size=(5, 6))
+    job = Job(verb=Verb.ELBO, rows=5, seed=1, x=x, num_samples=400, num_importance_samples=30)
+    columns = arrays(engine.submit(job, residents["linear"]).result(60))
+    # z is float32, and the identity holds for every z.
+    np.testing.assert_allclose(columns["iwae"], columns["log_evidence"], rtol=1e-9)
+    np.testing.assert_allclose(columns["gap"], columns["log_evidence"] - columns["elbo"])
+    assert (np.abs(columns["gap"]) < 5 * columns["standard_error"]).all()
+
+
+def test_stochastic_binarization_is_keyed_by_the_row_and_not_by_the_request(
+    engine: Engine, residents: dict[str, Resident]
+) -> None:
+    x = np.random.default_rng(3).random((6, 3, 4))
+    job = Job(verb=Verb.ELBO, rows=6, seed=4, x=x, binarize="stochastic")
+    few = arrays(engine.submit(job, residents["bits"]).result(60))
+    more = arrays(engine.submit(replace(job, num_importance_samples=7), residents["bits"]).result(60))
+    tail = arrays(engine.submit(replace(job, rows=2, first_index=4, x=x[4:]), residents["bits"]).result(60))
+    assert few["elbo"].tobytes() == more["elbo"].tobytes()
+    assert few["elbo"][4:].tobytes() == tail["elbo"].tobytes()
+    bits = (np.asarray(x) > 0.5).astype(np.uint8)
+    threshold = arrays(engine.submit(replace(job, binarize="threshold"), residents["bits"]).result(60))
+    plain = arrays(engine.submit(replace(job, binarize=None, x=bits), residents["bits"]).result(60))
+    assert threshold["elbo"].tobytes() == plain["elbo"].tobytes()
+
+
+def test_temperature_zero_is_the_mean_of_z(engine: Engine, residents: dict[str, Resident]) -> None:
+    x = np.random.default_rng(0).integers(0, 17, (3, 8, 8), dtype=np.uint8)
+    job = Job(verb=Verb.SAMPLE, rows=3, seed=5, x=x, temperature=0.0, output="mean")
+    reconstruction = engine.submit(job, residents["levels"]).result(60).value
+    encoded = engine.submit(Job(verb=Verb.ENCODE, rows=3, seed=5, x=x, num_samples=0), residents["levels"]).result(60).value
+    assert isinstance(reconstruction, Samples)
+    assert isinstance(encoded, Encodings)
+    assert reconstruction.z.tobytes() == encoded.parameters["mean"].tobytes()
+    assert reconstruction.x.dtype == np.float32
+
+
+class Gate:
+    """A generator whose decoder waits for permission, so that a queue can be looked at."""
+
+    def __init__(self, resident: Resident) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+        generator = _Gated(resident.generator, self)
+        self.resident = replace(resident, generator=generator)
+
+
+class _Gated(Generator):
+    def __init__(self, inner: Generator, gate: Gate) -> None:
+        super().__init__(inner.blueprint, inner.latent_dim)
+        self.inner, self.gate = inner, gate
+        self.prior, self.encode, self.posterior = inner.prior, inner.encode, inner.posterior  # type: ignore[method-assign]
+
+    @classmethod
+    def build(cls, blueprint: Any, spec: Any) -> Any: ...
+
+    def initialize(self, x: torch.Tensor) -> None: ...
+
+    def encode(self, x: torch.Tensor) -> Any: ...
+
+    def posterior(self, parameters: Any) -> Any: ...
+
+    def prior(self) -> Any: ...
+
+    def decode(self, z: torch.Tensor) -> Observation:
+        self.gate.entered.set()
+        assert self.gate.open.wait(30)
+        return self.inner.decode(z)
+
+
+def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: dict[str, Resident]) -> None:
+    engine = Engine(runner, Limits(max_queue_rows=10))
+    engine.start()
+    gate = Gate(residents["levels"])
+    first = engine.submit(Job(verb=Verb.SAMPLE, rows=8, seed=0), gate.resident)
+    with pytest.raises(QueueFull, match="8 row-draws") as refused:
+        engine.submit(Job(verb=Verb.SAMPLE, rows=3, seed=0), gate.resident)
+    assert refused.value.retry_after > 0
+    gate.open.set()
+    first.result(30)
+    engine.submit(Job(verb=Verb.SAMPLE, rows=3, seed=0), gate.resident).result(30)
+    # What is alone in the queue is taken, however large: it would never fit.
+    engine.submit(Job(verb=Verb.SAMPLE, rows=11, seed=0), gate.resident).result(30)
+    assert engine.drain(30)
+
+
+def test_cancelled_work_frees_its_place_and_harms_no_neighbour(
+    runner: Runner, residents: dict[str, Resident]
+) -> None:
+    engine = Engine(runner, Limits(max_queue_rows=100))
+    engine.start()
+    gate = Gate(residents["levels"])
+    running = engine.submit(Job(verb=Verb.SAMPLE, rows=8, seed=0), gate.resident)
+    assert gate.entered.wait(30)
+    doomed = engine.submit(Job(verb=Verb.SAMPLE, rows=80, seed=1), gate.resident)
+    neighbour = engine.submit(Job(verb=Verb.SAMPLE, rows=5, seed=2), gate.resident)
+    assert doomed.cancel()
+    late = engine.submit(Job(verb=Verb.SAMPLE, rows=80, seed=3), gate.resident)
+    gate.open.set()
+    for future in (running, neighbour, late):
+        future.result(30)
+    alone = engine.submit(Job(verb=Verb.SAMPLE, rows=5, seed=2), residents["levels"]).result(30)
+    assert same_bytes(arrays(neighbour.result()), arrays(alone))
+    assert engine.drain(30)
+
+
+def test_draining_finishes_what_was_admitted_and_refuses_the_rest(
+    runner: Runner, residents: dict[str, Resident]
+) -> None:
+    engine = Engine(runner, Limits())
+    engine.start()
+    gate = Gate(residents["levels"])
+    admitted = engine.submit(Job(verb=Verb.SAMPLE, rows=100, seed=0), gate.resident)
+    assert not engine.drain(0.0)
+    with pytest.raises(Draining):
+        engine.submit(Job(verb=Verb.SAMPLE, rows=1, seed=0), gate.resident)
+    gate.open.set()
+    assert engine.drain(30)
+    assert arrays(admitted.result(0))["x"].shape == (100, 8, 8)
+
+
+class _Fragile(_Gated):
+    """Raises if a tile holds a latent above 2; returns NaN for latents below -2."""
+
+    def decode(self, z: torch.Tensor) -> Observation:
+        if (z > 2).any():
+            raise RuntimeError("cannot decode this")
+        return self.inner.decode(torch.where(z < -2, torch.nan, z))
+
+
+def test_a_model_that_raises_or_returns_nan_fails_that_job_only(
+    engine: Engine, residents: dict[str, Resident], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(residents["levels"])
+    blocked = engine.submit(Job(verb=Verb.SAMPLE, rows=1, seed=0), gate.resident)
+    assert gate.entered.wait(30)
+    fragile = replace(residents["levels"], generator=_Fragile(residents["levels"].generator, gate))
+
+    def decode(value: float, rows: int = 3) -> Job:
+        z = np.zeros((rows, 5), np.float32)
+        z[-1, 0] = value
+        return Job(verb=Verb.SAMPLE, rows=rows, seed=1, z=z, output="mean")
+
+    good, raising, undefined = (engine.submit(decode(value), fragile) for value in (0.0, 3.0, -3.0))
+    gate.open.set()
+    blocked.result(30)
+    assert np.isfinite(arrays(good.result(30))["x"]).all()
+    with pytest.raises(ModelFailure, match="levels@1"):
+        raising.result(30)
+    with pytest.raises(ModelFailure, match=r"not finite for row 2"):
+        undefined.result(30)
+    assert "cannot decode this" in caplog.text
+    assert engine.alive

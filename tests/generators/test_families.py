@@ -1,0 +1,83 @@
+"""What every family keeps, whatever its formulas: rows stand alone, and a posterior survives being stored."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbod.generators.base import Blueprint, Generator
+from elbod.generators.checkpoint import build
+
+BLUEPRINTS = {
+    "ppca": Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(2, 3)),
+    **{
+        f"vae-{likelihood}": Blueprint(
+            family="vae",
+            spec={"latent_dim": 2, "hidden": [7]},
+            likelihood=likelihood,
+            event_shape=(2, 3),
+            levels=levels,
+        )
+        for likelihood, levels in (("bernoulli", None), ("discretized_logistic", 17), ("gaussian", None))
+    },
+}
+
+families = pytest.mark.parametrize("blueprint", BLUEPRINTS.values(), ids=BLUEPRINTS)
+
+
+def _rows(n: int) -> Tensor:
+    return torch.randint(0, 2, (n, 2, 3), generator=torch.Generator().manual_seed(0)).double()
+
+
+def _generator(blueprint: Blueprint) -> Generator:
+    generator = build(blueprint).double().eval().requires_grad_(False)
+    generator.initialize(_rows(50))
+    return generator.double()
+
+
+@families
+def test_row_i_of_an_output_depends_on_row_i_of_the_input(blueprint: Blueprint) -> None:
+    """Encoded and decoded alone or in company, a row is the same, to rounding."""
+    generator, x = _generator(blueprint), _rows(9)
+    q = generator.encode(x)
+    z = q.draw(torch.ones(9, 2).double())
+    log_prob = generator.decode(z).log_prob(x)
+    assert log_prob.shape == (9, 2, 3)
+    for i in range(9):
+        alone = generator.encode(x[i : i + 1])
+        for name, values in q.parameters.items():
+            torch.testing.assert_close(alone.parameters[name], values[i : i + 1])
+        torch.testing.assert_close(alone.draw(torch.ones(1, 2).double()), z[i : i + 1])
+        torch.testing.assert_close(generator.decode(z[i : i + 1]).log_prob(x[i : i + 1]), log_prob[i : i + 1])
+
+
+@families
+def test_a_posterior_is_the_same_after_being_stored(blueprint: Blueprint) -> None:
+    """posterior(q.parameters) draws, scores and costs what q does."""
+    generator = _generator(blueprint)
+    q, prior = generator.encode(_rows(9)), generator.prior()
+    stored = generator.posterior({name: values.clone() for name, values in q.parameters.items()})
+    noise = torch.linspace(-2, 2, 18, dtype=torch.float64).unflatten(0, (9, 2))
+    assert torch.equal(stored.draw(noise), q.draw(noise))
+    assert torch.equal(stored.log_prob(noise), q.log_prob(noise))
+    assert torch.equal(prior.kl(stored), prior.kl(q))
+    assert torch.equal(stored.entropy(), q.entropy())
+
+
+@families
+def test_evidence_is_reported_by_exact_families_only(blueprint: Blueprint) -> None:
+    """log_evidence is (n,) for ppca, and None where only bounds are known."""
+    evidence = _generator(blueprint).log_evidence(_rows(9))
+    assert (evidence is not None) == (blueprint.family == "ppca")
+    assert evidence is None or evidence.shape == (9,)
+
+
+@pytest.mark.parametrize("bias", [-1e4, 1e4])
+def test_the_deviation_of_a_vae_posterior_is_bounded(bias: float) -> None:
+    """exp(-7) ... exp(3), whatever the encoder says: its density and entropy stay finite."""
+    generator = _generator(BLUEPRINTS["vae-bernoulli"])
+    last = list(generator.encoder.children())[-1]  # type: ignore[union-attr, operator]
+    last.bias.fill_(bias)  # type: ignore[union-attr, operator]
+    q = generator.encode(_rows(3))
+    expected = torch.tensor(3.0 if bias > 0 else -7.0).double().exp()
+    torch.testing.assert_close(q.parameters["stddev"], expected.expand(3, 2))
+    assert torch.isfinite(q.entropy()).all()
