@@ -52,9 +52,7 @@ def jobs(draw: st.DrawFn) -> Job:
         )
     if verb is Verb.ENCODE:
         return replace(job, num_samples=draw(st.integers(0, 5)))
-    return replace(
-        job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30]))
-    )
+    return replace(job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30])))
 
 
 @ANY_TIME
@@ -78,8 +76,8 @@ def test_a_call_equals_two_calls_that_split_its_rows(
     if cut == 0:
         return
     parts = [
-        replace(job, rows=stop - start, first_index=job.first_index + start, x=None if job.x is None else job.x[start:stop])
-        for start, stop in ((0, cut), (cut, job.rows))
+        replace(job, rows=b - a, first_index=job.first_index + a, x=None if job.x is None else job.x[a:b])
+        for a, b in ((0, cut), (cut, job.rows))
     ]
     whole = arrays(engine.submit(job, residents["levels"]).result(60))
     split = [arrays(engine.submit(part, residents["levels"]).result(60)) for part in parts]
@@ -164,7 +162,8 @@ def test_temperature_zero_is_the_mean_of_z(engine: Engine, residents: dict[str, 
     x = np.random.default_rng(0).integers(0, 17, (3, 8, 8), dtype=np.uint8)
     job = Job(verb=Verb.SAMPLE, rows=3, seed=5, x=x, temperature=0.0, output="mean")
     reconstruction = engine.submit(job, residents["levels"]).result(60).value
-    encoded = engine.submit(Job(verb=Verb.ENCODE, rows=3, seed=5, x=x, num_samples=0), residents["levels"]).result(60).value
+    encode = Job(verb=Verb.ENCODE, rows=3, seed=5, x=x, num_samples=0)
+    encoded = engine.submit(encode, residents["levels"]).result(60).value
     assert isinstance(reconstruction, Samples)
     assert isinstance(encoded, Encodings)
     assert reconstruction.z.tobytes() == encoded.parameters["mean"].tobytes()
@@ -219,9 +218,7 @@ def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: d
     assert engine.drain(30)
 
 
-def test_cancelled_work_frees_its_place_and_harms_no_neighbour(
-    runner: Runner, residents: dict[str, Resident]
-) -> None:
+def test_cancelled_work_frees_its_place_and_harms_no_neighbour(runner: Runner, residents: dict[str, Resident]) -> None:
     engine = Engine(runner, Limits(max_queue_rows=100))
     engine.start()
     gate = Gate(residents["levels"])

@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from dataclasses import dataclass
 
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
@@ -23,6 +24,7 @@ from elbod_store import (
     Retired,
     StoreError,
     Unavailable,
+    UnknownAlias,
     Unsupported,
     Watch,
     parse_reference,
@@ -34,6 +36,15 @@ logger = logging.getLogger(__name__)
 _RETRY_AFTER = 30.0
 
 _LoadError = (Corrupt, Unsupported, InvalidCheckpoint, ModelFailure)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a version does not serve; `checksum` is its manifest's if that could be read and the load failed."""
+
+    at: float
+    message: str
+    checksum: str | None
 
 
 class Residents:
@@ -50,7 +61,10 @@ class Residents:
         self._residents: dict[str, Resident] = {}
         self._used: dict[str, float] = {}
         self._watches: dict[str, Watch] = {}
-        self._failed: dict[str, tuple[float, str]] = {}
+        # By name and version (None: which version it would be cannot be told).
+        self._failed: dict[tuple[str, int | None], _Failure] = {}
+        # Models whose last look ended in a failure: looked at again though nothing moved.
+        self._unsettled: set[str] = set()
         self._store_problem: str | None = None
 
     @property
@@ -61,12 +75,17 @@ class Residents:
     @property
     def problems(self) -> list[str]:
         """What is wrong now, in sentences: versions that could not be loaded, a store that does not answer."""
-        failures = [message for _, message in list(self._failed.values())]
+        failures = [failure.message for failure in list(self._failed.values())]
         return failures + ([self._store_problem] if self._store_problem else [])
 
     def loaded(self) -> list[Resident]:
         """Every distinct loaded version."""
         return list({id(resident): resident for resident in list(self._residents.values())}.values())
+
+    @property
+    def watched(self) -> list[str]:
+        """The models that `poll` looks at."""
+        return sorted(self._watches)
 
     def find(self, reference: str | None) -> Resident | None:
         """The resident of a reference if it is loaded; no waiting."""
@@ -101,10 +120,10 @@ class Residents:
 
     def _load(self, reference: str) -> Resident:
         try:
-            watch = self._watch(parse_reference(reference).name)
+            name = parse_reference(reference).name
+            watch = self._watches.get(name) or self._store.watch(name)
             watch.poll()
-            manifest = watch.resolve(reference)
-            resident = self._resident(manifest)
+            resident = self._resident(watch.resolve(reference))
         except InvalidName as error:
             raise InvalidInput.at("/model", str(error)) from error
         except (NotFound, Retired) as error:
@@ -114,33 +133,35 @@ class Residents:
             raise NotReady(f"the model store does not answer: {error}") from error
         except _LoadError as error:
             raise ModelFailure(f"{reference!r} cannot be loaded: {error}") from error
+        # Only models that exist are watched: a request's typing error must not cost a list request a second.
+        self._watches[name] = watch
         self._residents[reference] = resident
         self._used[reference] = time.monotonic()
         self._evict()
         return resident
-
-    def _watch(self, name: str) -> Watch:
-        if name not in self._watches:
-            self._watches[name] = self._store.watch(name)
-        return self._watches[name]
 
     def _resident(self, manifest: Manifest) -> Resident:
         """The version's resident, shared by all references to it."""
         for resident in self._residents.values():
             if resident.manifest.checksum == manifest.checksum:
                 return resident
-        key = f"{manifest.name}@{manifest.version}"
+        key = (manifest.name, manifest.version)
         failed = self._failed.get(key)
-        if failed and time.monotonic() - failed[0] < _RETRY_AFTER:
-            raise ModelFailure(failed[1])
+        if failed and failed.checksum == manifest.checksum and time.monotonic() - failed.at < _RETRY_AFTER:
+            raise ModelFailure(failed.message)
         try:
             resident = load(self._store, manifest, self._runner)
         except _LoadError as error:
-            self._failed[key] = (time.monotonic(), f"{key}: {error}")
-            logger.error("cannot load %s, keeping what serves: %s", key, error)
+            self._fail(*key, error, manifest.checksum)
             raise
         self._failed.pop(key, None)
         return resident
+
+    def _fail(self, name: str, version: int | None, error: Exception, checksum: str | None = None) -> None:
+        what = name if version is None else f"{name}@{version}"
+        if (name, version) not in self._failed:
+            logger.error("cannot load %s, keeping what serves: %s", what, error)
+        self._failed[name, version] = _Failure(time.monotonic(), f"{what}: {error}", checksum)
 
     def _evict(self) -> None:
         """Forget the least recently used versions while the loaded ones take more than the limit."""
@@ -157,7 +178,8 @@ class Residents:
                 if self.default is None:
                     self._load(self._name_default())
                 for name, watch in self._watches.items():
-                    if watch.poll() or self._behind(name):
+                    if watch.poll() or name in self._unsettled:
+                        self._unsettled.add(name)
                         self._follow(name, watch)
                 self._store_problem = None
             except (StoreError, NotReady) as error:
@@ -166,30 +188,35 @@ class Residents:
                 # Several models and no default, or a default that is missing or broken: shown, and tried again.
                 self._store_problem = str(error)
 
-    def _behind(self, name: str) -> bool:
-        return any(key.startswith(f"{name}@") for key in self._failed)
-
     def _follow(self, name: str, watch: Watch) -> None:
+        self._failed.pop((name, None), None)
         for reference, old in list(self._residents.items()):
             if old.name != name:
                 continue
             try:
                 new = self._resident(watch.resolve(reference))
-            except (NotFound, Retired) as error:
+            except (UnknownAlias, Retired) as error:
                 logger.warning("%s is gone: %s", reference, error)
                 self._residents.pop(reference)
-            except _LoadError:
-                continue
+            except NotFound as error:
+                # Versions are retired, never deleted: a store that lost one is broken or not mounted.
+                self._fail(name, None, error)
+            except _LoadError as error:
+                if not any(failed == name for failed, _ in self._failed):
+                    self._fail(name, None, error)
             else:
                 if new is not old:
                     self._residents[reference] = new
                     logger.info("%s now means %s, before %s", reference, new, old)
-        live = {f"{name}@{resident.version}" for resident in self._residents.values()}
+            for version, reason in watch.refused.items():
+                self._fail(name, version, reason)
         newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)
         # A failed version that something newer has overtaken is history.
-        for key in [key for key in self._failed if key.startswith(f"{name}@")]:
-            if key in live or int(key.rpartition("@")[2]) < newest:
+        for key in [(failed, version) for failed, version in self._failed if failed == name]:
+            if key[1] is not None and key[1] <= newest:
                 del self._failed[key]
+        if not any(failed == name for failed, _ in self._failed):
+            self._unsettled.discard(name)
 
 
 class Poller(threading.Thread):

@@ -95,7 +95,7 @@ class Bar:
 
 def console_listener() -> Listener:
     """A bar if standard output is a terminal, lines if it is not."""
-    console = Console(highlight=False)
+    console = Console()
     return Bar(console) if console.is_terminal else Lines(console)
 
 
@@ -104,4 +104,4 @@ def _describe(point: Point, steps_per_second: float) -> str:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

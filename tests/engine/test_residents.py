@@ -1,0 +1,194 @@
+"""What a reference means now: loading on demand, hot swap, a bad version leaves the old one serving."""
+
+from pathlib import Path
+
+import pytest
+
+from elbod.engine.residents import Residents
+from elbod.engine.runner import Runner
+from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod_store import ModelStore
+from elbod_store.names import blob_key
+from tests.support import LEVELS, LINEAR, publish
+
+GIB = 2**30
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore.open(tmp_path / "store")
+
+
+def open_residents(store: ModelStore, runner: Runner, default: str | None = None, limit: int = GIB) -> Residents:
+    return Residents(store, runner, default=default, max_loaded_bytes=limit)
+
+
+def test_the_only_model_of_a_store_is_the_default(store: ModelStore, runner: Runner) -> None:
+    residents = open_residents(store, runner)
+    with pytest.raises(NotReady, match="no model yet"):
+        residents.acquire(None)
+    publish(store, "levels", LEVELS)
+    assert residents.acquire(None).version == 1
+    assert residents.default is residents.acquire("levels@1") is residents.acquire("levels@latest")
+
+
+def test_several_models_without_a_default_must_be_named(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS)
+    publish(store, "linear", LINEAR)
+    with pytest.raises(InvalidInput, match="levels, linear"):
+        open_residents(store, runner).acquire(None)
+
+
+@pytest.mark.parametrize(("reference", "hint"), [("levelz", "levels"), ("levels@9", "newest"), ("levels@prod", "prod")])
+def test_what_does_not_exist_is_unknown(store: ModelStore, runner: Runner, reference: str, hint: str) -> None:
+    publish(store, "levels", LEVELS)
+    with pytest.raises(UnknownModel, match=hint):
+        open_residents(store, runner).acquire(reference)
+
+
+def test_an_alias_move_and_a_new_version_are_followed_and_exact_versions_stay(
+    store: ModelStore, runner: Runner
+) -> None:
+    publish(store, "levels", LEVELS, 1)
+    store.promote("levels", "production", 1, who="test", why="first")
+    residents = open_residents(store, runner, "levels")
+    first = residents.acquire(None)
+    latest = residents.acquire("levels@latest")
+    exact = residents.acquire("levels@1")
+    assert first is latest is exact
+    publish(store, "levels", LEVELS, 2)
+    residents.poll()
+    assert residents.acquire("levels@latest").version == 2
+    assert residents.default is first
+    store.promote("levels", "production", 2, who="test", why="better")
+    residents.poll()
+    assert residents.default is residents.acquire("levels@latest")
+    assert residents.acquire("levels@1") is exact
+    assert residents.problems == []
+
+
+def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS, 1)
+    residents = open_residents(store, runner)
+    first = residents.acquire(None)
+    second = publish(store, "levels", LEVELS, 2)
+    path = store.objects.local_path(blob_key(second.weights.digest))
+    assert path is not None
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    residents.poll()
+    assert residents.find(None) is first
+    assert any("levels@2" in problem and "sha256" in problem for problem in residents.problems)
+    with pytest.raises(ModelFailure, match="levels@2"):
+        residents.acquire("levels@2")
+    third = publish(store, "levels", LEVELS, 3)
+    residents.poll()
+    default = residents.find(None)
+    assert default is not None
+    assert default.version == third.version == 3
+    assert residents.problems == []
+
+
+def test_a_retired_version_and_a_removed_alias_stop_being_served(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS, 1)
+    publish(store, "levels", LEVELS, 2)
+    store.promote("levels", "canary", 1, who="test", why="try")
+    residents = open_residents(store, runner)
+    residents.acquire(None)
+    residents.acquire("levels@canary")
+    residents.acquire("levels@1")
+    store.unalias("levels", "canary", who="test", why="done")
+    store.retire("levels", 1)
+    residents.poll()
+    with pytest.raises(UnknownModel, match="canary"):
+        residents.acquire("levels@canary")
+    with pytest.raises(UnknownModel, match="retired"):
+        residents.acquire("levels@1")
+    assert residents.acquire(None).version == 2
+
+
+def test_the_least_recently_used_version_is_evicted_and_the_default_never(store: ModelStore, runner: Runner) -> None:
+    for seed in range(4):
+        publish(store, "levels", LEVELS, seed)
+    store.promote("levels", "production", 4, who="test", why="newest")
+    size = open_residents(store, runner).acquire("levels@1").nbytes
+    residents = open_residents(store, runner, "levels", limit=3 * size)
+    default = residents.acquire(None)
+    for version in (1, 2):
+        residents.acquire(f"levels@{version}")
+    residents.find("levels@1")
+    residents.acquire("levels@3")
+    assert residents.find(None) is default
+    assert {resident.version for resident in residents.loaded()} == {4, 1, 3}
+
+
+@pytest.mark.parametrize("left", ["nothing", "a file", "an empty folder"])
+def test_a_store_that_disappears_leaves_what_is_loaded_serving(
+    store: ModelStore, runner: Runner, tmp_path: Path, left: str
+) -> None:
+    publish(store, "levels", LEVELS)
+    residents = open_residents(store, runner)
+    first = residents.acquire(None)
+    place, away = tmp_path / "store", tmp_path / "away"
+    place.rename(away)
+    if left == "a file":
+        place.write_text("in the way")
+    elif left == "an empty folder":
+        place.mkdir()
+    for _ in range(3):
+        residents.poll()
+        assert residents.find(None) is first
+        assert residents.problems
+    if left == "a file":
+        place.unlink()
+    elif left == "an empty folder":
+        place.rmdir()
+    away.rename(place)
+    publish(store, "levels", LEVELS, 1)
+    residents.poll()
+    default = residents.find(None)
+    assert default is not None
+    assert default.version == 2
+    assert residents.problems == []
+
+
+def test_a_damaged_manifest_or_alias_entry_is_shown_and_the_old_version_keeps_serving(
+    store: ModelStore, runner: Runner, tmp_path: Path
+) -> None:
+    publish(store, "levels", LEVELS, 1)
+    store.promote("levels", "production", 1, who="test", why="first")
+    residents = open_residents(store, runner)
+    first = residents.acquire(None)
+    residents.acquire("levels@latest")
+    publish(store, "levels", LEVELS, 2)
+    manifest = tmp_path / "store/models/levels/versions/0000000002.json"
+    sound = manifest.read_bytes()
+    manifest.write_bytes(sound.replace(b"discretized", b"discretised"))
+    residents.poll()
+    assert residents.find("levels@latest") is first
+    assert any("levels@2" in problem for problem in residents.problems)
+    manifest.write_bytes(sound)
+    store.promote("levels", "production", 2, who="test", why="better")
+    entry = tmp_path / "store/models/levels/aliases/production/0000000002.json"
+    sound = entry.read_bytes()
+    entry.write_bytes(b"{}")
+    residents.poll()
+    assert residents.find(None) is first
+    assert residents.problems
+    entry.write_bytes(sound)
+    residents.poll()
+    default = residents.find(None)
+    assert default is not None
+    assert default.version == 2
+    assert residents.problems == []
+
+
+def test_requests_for_models_that_do_not_exist_leave_nothing_behind(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS)
+    residents = open_residents(store, runner)
+    residents.acquire(None)
+    for i in range(20):
+        with pytest.raises(UnknownModel):
+            residents.acquire(f"typo{i}")
+    residents.poll()
+    assert residents.watched == ["levels"]

@@ -1,0 +1,83 @@
+"""The proof at load that batches do not change bytes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import save as save_safetensors
+
+from elbod.engine.loading import CPU_TILES, Resident, load
+from elbod.engine.runner import Runner
+from elbod.engine.selftest import proved_sizes
+from elbod.errors import ModelFailure
+from elbod.generators.likelihoods import Observation
+from elbod.generators.vae import VAE
+from elbod_store import Draft, ModelStore
+
+
+class _Leaky:
+    """A VAE whose rows see each other, or their place, or the size of the batch."""
+
+    def __init__(self, inner: VAE, leak: str) -> None:
+        self.inner, self.leak = inner, leak
+        for name in ("encode", "posterior", "prior", "likelihood", "latent_dim", "event_shape", "log_evidence"):
+            setattr(self, name, getattr(inner, name))
+
+    def decode(self, z: torch.Tensor) -> Observation:
+        if self.leak == "company":
+            z = z + 1e-3 * z.mean()
+        elif self.leak == "position":
+            z = z + 1e-3 * torch.arange(len(z))[:, None]
+        elif self.leak == "size":
+            z = z + 1e-3 * len(z)
+        return self.inner.decode(z)
+
+
+@pytest.mark.parametrize(("leak", "left"), [("none", None), ("company", 0), ("position", 0), ("size", 1)])
+def test_only_sizes_whose_rows_have_equal_bytes_are_proved(
+    runner: Runner, residents: dict[str, Resident], leak: str, left: int | None
+) -> None:
+    inner: Any = residents["levels"].generator
+    proved = proved_sizes(runner, _Leaky(inner, leak), CPU_TILES)  # type: ignore[arg-type]
+    if left is None:
+        assert proved == residents["levels"].sizes
+    else:
+        # Where the size alone decides, the largest one still agrees with itself.
+        assert proved == CPU_TILES[len(CPU_TILES) - left :]
+
+
+def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]) -> None:
+    assert all(resident.reproducible and resident.sizes[-1] == 32 for resident in residents.values())
+
+
+def test_the_fingerprint_names_versions_hardware_and_the_set_of_tiles(residents: dict[str, Resident]) -> None:
+    resident = residents["levels"]
+    assert torch.__version__ in resident.fingerprint
+    assert torch.backends.cpu.get_cpu_capability() in resident.fingerprint
+    assert resident.fingerprint.endswith("tiles-" + ".".join(map(str, resident.sizes)))
+
+
+def test_a_version_that_does_not_reproduce_its_reference_is_refused(
+    served_store: ModelStore, runner: Runner, residents: dict[str, Resident], tmp_path: Any
+) -> None:
+    resident = residents["levels"]
+    x = torch.randint(0, 17, (4, 8, 8), dtype=torch.uint8)
+    mean = resident.generator.encode(x).parameters["mean"]
+    score = resident.generator.decode(mean).double().log_prob(x).sum((1, 2))
+    store = ModelStore.open(tmp_path / "store")
+    manifest = resident.manifest
+    good = Draft(
+        name="levels",
+        family=manifest.family,
+        spec=manifest.spec,
+        likelihood=manifest.likelihood,
+        event_shape=manifest.event_shape,
+        levels=manifest.levels,
+        weights=served_store.read(manifest.weights),
+        reference=save_safetensors({"x": x.numpy(), "reconstruction_at_mean": score.numpy()}),
+    )
+    load(store, store.publish(good), runner)
+    wrong = save_safetensors({"x": x.numpy(), "reconstruction_at_mean": score.numpy() * 1.001})
+    with pytest.raises(ModelFailure, match="does not reproduce its reference: row 0"):
+        load(store, store.publish(replace(good, reference=wrong)), runner)

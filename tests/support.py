@@ -1,0 +1,94 @@
+"""Small models with decided weights, and real server processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint, Generator
+from elbod_store import Draft, Manifest, ModelStore
+
+ELBOD = Path(sys.executable).with_name("elbod")
+
+
+def build_generator(blueprint: Blueprint, seed: int = 0) -> Generator:
+    """A generator with weights decided by the seed, wide enough that its answers differ from row to row."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = checkpoint.build(blueprint)
+        rows = torch.rand(64, *blueprint.event_shape) * ((blueprint.levels or 2) - 1)
+        generator.initialize(rows if blueprint.likelihood == "gaussian" else rows.round())
+    return generator.eval().requires_grad_(False)
+
+
+LEVELS = Blueprint(
+    family="vae",
+    spec={"latent_dim": 5, "hidden": [48]},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+)
+BITS = Blueprint(
+    family="vae",
+    spec={"latent_dim": 3, "hidden": [32]},
+    likelihood="bernoulli",
+    event_shape=(3, 4),
+    levels=2,
+    binarization="stochastic",
+)
+LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
+
+
+def publish(store: ModelStore, name: str, blueprint: Blueprint, seed: int = 0) -> Manifest:
+    """Publish an untrained model of that blueprint."""
+    return store.publish(draft(name, blueprint, seed))
+
+
+def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
+    """What a worker would hand to the store."""
+    return Draft(
+        name=name,
+        family=blueprint.family,
+        spec=checkpoint.canonical_spec(blueprint),
+        likelihood=blueprint.likelihood,
+        event_shape=blueprint.event_shape,
+        levels=blueprint.levels,
+        binarization=blueprint.binarization,
+        weights=checkpoint.save(build_generator(blueprint, seed)),
+    )
+
+
+class Server:
+    """A real `elbod serve` process on a free port."""
+
+    def __init__(self, store: str | Path, log: Path, *flags: str, **variables: str) -> None:
+        self.log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [ELBOD, "serve", "--store", str(store), "--port", "0", *flags],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=os.environ | variables,
+                cwd=log.parent,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        if not found:
+            self.process.kill()
+            pytest.fail(f"the server did not start: {line!r}\n{log.read_text()}")
+        self.url = found[0]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code after that signal."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        with self.process:
+            return self.process.wait(30)
