@@ -68,16 +68,10 @@ def test_ctrl_c_before_the_first_publication_leaves_no_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("--recipe", "digits", "--family", "vae"),
-        ("--family", "vae"),
-        ("--family", "vae", "--likelihood", "bernoulli"),
-    ],
+    "arguments", ["", "--recipe digits --family vae", "--family vae", "--family vae --likelihood bernoulli"]
 )
 def test_a_command_that_says_too_little_or_too_much_is_a_usage_error(tmp_path, arguments):
-    with start(tmp_path, *arguments) as process:
+    with start(tmp_path, *arguments.split()) as process:
         _, err = process.communicate(timeout=60)
 
     assert process.returncode == 2

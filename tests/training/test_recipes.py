@@ -46,7 +46,7 @@ def test_a_setting_that_does_not_fit_is_refused(setting, message):
 def test_unknown_recipes_families_and_likelihoods_list_the_known_ones():
     with pytest.raises(InvalidRecipe, match="digits, fashion-mnist-binary"):
         recipes.recipe("digit")
-    with pytest.raises(InvalidRecipe, match="ppca.*vae"):
+    with pytest.raises(InvalidRecipe, match=r"ppca.*vae"):
         recipes.custom("gan", "gaussian", "a.npz")
     with pytest.raises(InvalidRecipe, match="bernoulli, discretized_logistic, gaussian"):
         recipes.custom("vae", "poisson", "a.npz")
@@ -59,7 +59,7 @@ def test_a_recipe_for_own_data_is_named_after_the_file():
 @pytest.mark.parametrize(
     "made",
     [
-        recipes.override(recipes.recipe("digits"), ["epochs=3", "hidden=64,32", "threads=none", "activation=relu"]),
+        recipes.override(recipes.recipe("digits"), ["epochs=3", "hidden=64,32", "patience=3", "activation=relu"]),
         recipes.override(recipes.custom("vae", "bernoulli", "my table.npz"), ["binarization=stochastic"]),
         recipes.override(recipes.custom("ppca", "gaussian", "digits.npz"), ["latent_dim=3"]),
     ],

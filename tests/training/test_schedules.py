@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from elbod.training import schedules
@@ -9,7 +11,7 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine():
     assert rates[:10] == pytest.approx([(t + 1) / 10 for t in range(10)])
     assert rates[10] == 1
     assert rates[60] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.001
 
 

@@ -4,10 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elbod.training import datasets, splits
-from elbod.training.baseline import independent_elements
-from elbod.training.datasets import FASHION_MNIST, Dataset
+from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset
-from elbod.generators.likelihoods import make_likelihood
 
 rows_of_bytes = st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=30).map(
     lambda rows: np.array(rows, np.uint8)
@@ -84,5 +82,5 @@ def test_stochastic_bits_are_fixed_for_held_out_rows_and_left_open_for_training(
 
 
 def test_values_that_are_no_intensities_are_refused():
-    with pytest.raises(InvalidDataset, match="floats in \\[0, 1\\] or integers in 0 ... 255"):
+    with pytest.raises(InvalidDataset, match=r"floats in \[0, 1\] or integers in 0 \.\.\. 255"):
         splits.split(Dataset("mine", np.full((400, 2), 1.5), None, ""), "stochastic")

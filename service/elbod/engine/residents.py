@@ -5,6 +5,7 @@ the pointer moves; jobs hold the resident that they were admitted with, and the 
 cannot be loaded leaves the old one serving, and `problems` says why.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -189,32 +190,33 @@ class Residents:
                 self._store_problem = str(error)
 
     def _follow(self, name: str, watch: Watch) -> None:
-        self._failed.pop((name, None), None)
+        """Point the model's references at what they mean now, as far as that can be read and loaded."""
+        looked = time.monotonic()
         for reference, old in list(self._residents.items()):
             if old.name != name:
                 continue
             try:
-                new = self._resident(watch.resolve(reference))
+                manifest = watch.resolve(reference)
             except (UnknownAlias, Retired) as error:
                 logger.warning("%s is gone: %s", reference, error)
                 self._residents.pop(reference)
-            except NotFound as error:
-                # Versions are retired, never deleted: a store that lost one is broken or not mounted.
+                continue
+            except (NotFound, Corrupt, Unsupported) as error:
+                # Versions are retired, never deleted: a store that lost one is damaged or not mounted.
                 self._fail(name, None, error)
-            except _LoadError as error:
-                if not any(failed == name for failed, _ in self._failed):
-                    self._fail(name, None, error)
-            else:
-                if new is not old:
-                    self._residents[reference] = new
-                    logger.info("%s now means %s, before %s", reference, new, old)
+                continue
             for version, reason in watch.refused.items():
                 self._fail(name, version, reason)
+            with contextlib.suppress(*_LoadError):
+                new = self._residents[reference] = self._resident(manifest)
+                if new is not old:
+                    logger.info("%s now means %s, before %s", reference, new, old)
         newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)
-        # A failed version that something newer has overtaken is history.
-        for key in [(failed, version) for failed, version in self._failed if failed == name]:
-            if key[1] is not None and key[1] <= newest:
-                del self._failed[key]
+        for (failed, number), failure in list(self._failed.items()):
+            # History: what could be read this time, and what something newer has overtaken.
+            mended = failure.checksum is None and failure.at < looked
+            if failed == name and (mended or (number is not None and number <= newest)):
+                del self._failed[failed, number]
         if not any(failed == name for failed, _ in self._failed):
             self._unsettled.discard(name)
 

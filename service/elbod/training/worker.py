@@ -173,10 +173,10 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Tiny networks are faster on one thread than on several; leave the caller's setting as it was."""
+def _threads(count: int) -> Iterator[None]:
+    """Train on that many threads, and leave the caller's setting as it was."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
