@@ -5,6 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,13 @@ class Server:
             self.process.send_signal(how)
         with self.process:
             return self.process.wait(30)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> float:
+    """Seconds until the condition held; fails if it did not in time."""
+    started = time.monotonic()
+    waiting = threading.Event()
+    while not condition():
+        assert time.monotonic() - started < seconds, "it did not happen in time"
+        waiting.wait(0.02)
+    return time.monotonic() - started

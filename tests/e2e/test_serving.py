@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 
 from elbod_store import ModelStore
 from elbod_store.names import blob_key
-from tests.support import ELBOD, LEVELS, Server, publish
+from tests.support import ELBOD, LEVELS, Server, publish, wait_for
 
 
 @pytest.fixture
@@ -25,16 +24,6 @@ def store(tmp_path: Path) -> ModelStore:
     publish(store, "levels", LEVELS, 1)
     store.promote("levels", "production", 1, who="test", why="first")
     return store
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> float:
-    """Seconds until the condition held; fails if it did not in time."""
-    started = time.monotonic()
-    waiting = threading.Event()
-    while not condition():
-        assert time.monotonic() - started < seconds, "it did not happen in time"
-        waiting.wait(0.02)
-    return time.monotonic() - started
 
 
 def test_an_alias_move_is_seen_within_two_seconds_and_no_request_fails(

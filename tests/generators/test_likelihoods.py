@@ -260,6 +260,19 @@ def test_levels_are_standardized_to_the_interval_from_minus_one_to_one() -> None
         assert ((torch.tensor([0.0, top]) - shift) / scale).tolist() == [-1, 1]
 
 
+def test_a_network_speaks_in_standardized_units() -> None:
+    """Outputs (a, b) mean a location of shift + scale a and a deviation of scale exp(b), in data units."""
+    outputs, x = _double(0.4, -1.2)[None, None, :], 5.0
+    location, spread = 8 + 8 * 0.4, 8 * math.exp(-1.2)
+    gaussian = make_likelihood("gaussian", (1,), None).observe(outputs, _double(8), _double(8))
+    assert float(_at(gaussian, x)) == pytest.approx(stats.norm.logpdf(x, location, spread), rel=1e-12)
+    logistic = make_likelihood("discretized_logistic", (1,), 17).observe(outputs, _double(8), _double(8))
+    mass = np.diff(stats.logistic.cdf([x - 0.5, x + 0.5], location, spread))
+    assert float(_at(logistic, x)) == pytest.approx(float(np.log(mass[0])), rel=1e-10)
+    bernoulli = make_likelihood("bernoulli", (1,), None).observe(outputs[..., :1], _double(0.5), _double(0.5))
+    assert float(_at(bernoulli, 1)) == pytest.approx(math.log(stats.logistic.cdf(0.4)), rel=1e-12)
+
+
 @pytest.mark.parametrize("levels", [None, 0, 1])
 def test_a_discretized_logistic_without_levels_is_refused(levels: int | None) -> None:
     """Fewer than two levels have no distribution over them."""

@@ -23,8 +23,10 @@ def store(tmp_path: Path) -> ModelStore:
 @pytest.fixture(scope="session")
 def small() -> Recipe:
     """The digits with a network and a training that take a moment."""
-    settings = ["epochs=4", "hidden=32", "latent_dim=4", "evaluate_every=1", "kl_warmup_epochs=0", "dropout=0"]
-    return recipes.override(recipes.recipe("digits"), [*settings, "num_samples=4", "num_importance_samples=8"])
+    network = ["hidden=32", "latent_dim=4", "dropout=0"]
+    training = ["epochs=4", "batch_size=64", "learning_rate=1e-3", "evaluate_every=1", "kl_warmup_epochs=0"]
+    evaluation = ["num_samples=4", "num_importance_samples=8"]
+    return recipes.override(recipes.recipe("digits"), [*network, *training, *evaluation])
 
 
 @pytest.fixture

@@ -93,6 +93,13 @@ def test_versions_are_published_on_the_way_and_old_ones_retired(store, small):
     assert store.resolve("digits@production").version == 4
 
 
+def test_publishing_waits_for_the_next_evaluation(store, small):
+    # Evaluations after epochs 2, 4, 6, 7; publications are due after 3 and 6, and at the end.
+    recipe = recipes.override(small, ["epochs=7", "evaluate_every=2"])
+
+    assert run_training(recipe, store, publish_every=3).version == 3
+
+
 def test_a_version_that_an_alias_names_is_never_retired(store, small):
     quick = recipes.override(small, ["epochs=1"])
     run_training(quick, store, alias="stable")

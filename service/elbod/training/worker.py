@@ -40,7 +40,8 @@ def run_training(
 ) -> Manifest:
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
-    Every `publish_every` epochs the best weights so far are published too, if they are new. `alias` is moved to the
+    Every `publish_every` epochs, at the evaluation that follows, the best weights so far are published too if they are
+    new. `alias` is moved to the
     final version. With `keep`, all but the newest `keep` versions that no alias names are retired. The same recipe,
     data, seed, machine and number of threads give the same weights. Raises TrainingError and the store's StoreError;
     whatever happens, a version is published whole or not at all.
@@ -78,13 +79,15 @@ def run_training(
             )
             return store.publish(make_draft(loop.best, material, history))
 
-        published = None
+        published, publications_due = None, 0
         progress.begin(recipe.epochs)
         try:
             for point in loop.points():
                 progress.point(point, loop.steps_per_second)
-                due = publish_every and point.epoch % publish_every == 0 and point.epoch < recipe.epochs
-                if due and published is not loop.best_point:
+                if publish_every is None or point.epoch // publish_every == publications_due:
+                    continue
+                publications_due = point.epoch // publish_every
+                if point.epoch < recipe.epochs and published is not loop.best_point:
                     manifest, published = publish(), loop.best_point
                     progress.note(f"published {manifest.name}@{manifest.version}: {_bound(manifest)}")
                     _retire(store, name, keep, progress)

@@ -1,0 +1,189 @@
+"""What the verbs return: frozen values, numpy arrays inside.
+
+Arrays are read-only views of the answer; `.copy()` gives one to write to. n is the number of rows. A value that is
+undefined for one row is NaN there, a column that is undefined for all rows is None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """Which model answered. `digest` decides its numbers; `str()` is `name@version`, a reference that never moves."""
+
+    name: str
+    version: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Result:
+    """What every answer says about its origin.
+
+    Row i is example `first_index` + i of `seed`. The same model digest, seed and index give the same bytes again on a
+    server of the same `fingerprint`, unless `reproducible` is False (the model failed its self-test at load).
+    """
+
+    model: ModelIdentity
+    seed: int
+    first_index: int
+    fingerprint: str
+    reproducible: bool
+
+    def __repr__(self) -> str:
+        described = (f"{field.name}={_describe(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__name__}({', '.join(described)})"
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"<{value.dtype} {value.shape}>"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_describe(item)}" for key, item in value.items()) + "}"
+    return str(value) if isinstance(value, ModelIdentity) else repr(value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Samples(_Result):
+    """x ~ p(x|z), or E[x|z] for output "mean".
+
+    x: (n, *event_shape), data units, in the dtype of the training data (float32 for "mean").
+    z: (n, latent_dim), float32, the latents that x was decoded from.
+    """
+
+    x: Array
+    z: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Posterior(_Result):
+    """q(z|x) of each row.
+
+    family: `normal` has parameters mean and stddev, `multivariate_normal` those (stddev being marginal) and one
+    scale_tril for all rows; other families have their own.
+    parameters: the arrays of that family by name.
+    z: (n, num_samples, latent_dim), float32, draws; None at num_samples 0.
+    kl: (n,), KL(q(z|x) || p(z)), nats.
+    kl_per_dimension: (n, latent_dim), nats; None where it does not separate.
+    """
+
+    family: str
+    parameters: Mapping[str, Array]
+    z: Array | None
+    kl: Array
+    kl_per_dimension: Array | None
+
+    @property
+    def mean(self) -> Array:
+        """(n, latent_dim). Raises AttributeError if the family has none."""
+        return self._parameter("mean")
+
+    @property
+    def stddev(self) -> Array:
+        """(n, latent_dim), marginal. Raises AttributeError if the family has none."""
+        return self._parameter("stddev")
+
+    def _parameter(self, name: str) -> Array:
+        try:
+            return self.parameters[name]
+        except KeyError:
+            known = ", ".join(self.parameters) or "none"
+            raise AttributeError(f"family {self.family!r} has no parameter {name}: its parameters are {known}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The mean ELBO over the n rows of one answer, nats.
+
+    standard_error is the rows' standard deviation / sqrt(n), None for one row; monte_carlo_standard_error is the part
+    of it that comes from drawing z, sqrt(sum of squared standard errors) / n, None where those are undefined.
+    """
+
+    mean: float
+    standard_error: float | None
+    monte_carlo_standard_error: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Scores(_Result):
+    """The evidence lower bound of each row; float64, nats and (n,) unless said otherwise.
+
+    elbo: reconstruction - kl = log_joint + entropy, a lower bound of log p(x).
+    standard_error: of elbo, from drawing z; None at num_samples 1.
+    reconstruction, kl: E_q[log p(x|z)] and KL(q(z|x) || p(z)).
+    log_joint, entropy: E_q[log p(x, z)] and H[q(z|x)], which may be negative.
+    bits_per_dim: -elbo / (event_dims ln 2), bits; None for densities.
+    iwae: the importance-weighted bound with num_importance_samples draws; None without.
+    iwae_standard_error: NaN where pareto_k says that it would understate.
+    effective_sample_size: of the importance weights, 1 ... num_importance_samples, a count.
+    pareto_k: tail shape of the weights, no unit; undefined below 25 draws or for equal weights.
+    gap, gap_standard_error: estimate of KL(q(z|x) || p(z|x)); gap_kind says "lower" (bound) or "exact".
+    log_evidence: log p(x) of families that have it in closed form.
+    reconstruction_map: (n, *event_shape), E_q[log p(x_i|z)] of every element, if included.
+
+    summary, likelihood, measure ("pmf" or "density"), units ("nats"), event_dims, kl_estimator, conditional_on,
+    num_samples and num_importance_samples hold for all rows.
+    """
+
+    elbo: Floats
+    standard_error: Floats | None
+    reconstruction: Floats
+    kl: Floats
+    log_joint: Floats
+    entropy: Floats
+    bits_per_dim: Floats | None
+    iwae: Floats | None
+    iwae_standard_error: Floats | None
+    effective_sample_size: Floats | None
+    pareto_k: Floats | None
+    gap: Floats | None
+    gap_standard_error: Floats | None
+    log_evidence: Floats | None
+    reconstruction_map: Floats | None
+    summary: Summary
+    likelihood: str
+    measure: str
+    units: str
+    event_dims: int
+    kl_estimator: str
+    gap_kind: str | None
+    conditional_on: str | None
+    num_samples: int
+    num_importance_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedVersion:
+    """A version that the server holds in memory."""
+
+    version: int
+    digest: str
+    reproducible: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """A model of the server's store: its live versions, its aliases by name, and what is loaded."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: Mapping[str, int]
+    loaded: tuple[LoadedVersion, ...]
+
+
+Output = Literal["sample", "mean"]
+Binarize = Literal["threshold", "stochastic"]
+Include = Literal["reconstruction_map"]
