@@ -14,7 +14,7 @@ from elbod.engine.engine import Engine, Limits
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
-from elbod.errors import Draining, ModelFailure, QueueFull
+from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 from elbod.generators.base import Generator
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream, normals
@@ -213,8 +213,8 @@ def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: d
     gate.open.set()
     first.result(30)
     engine.submit(Job(verb=Verb.SAMPLE, rows=3, seed=0), gate.resident).result(30)
-    # What is alone in the queue is taken, however large: it would never fit.
-    engine.submit(Job(verb=Verb.SAMPLE, rows=11, seed=0), gate.resident).result(30)
+    with pytest.raises(InvalidInput, match="11 row-draws, the limit is 10: split"):
+        engine.submit(Job(verb=Verb.SAMPLE, rows=11, seed=0), gate.resident)
     assert engine.drain(30)
 
 

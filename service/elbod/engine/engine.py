@@ -18,7 +18,7 @@ from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
 from elbod.engine.runner import DrawInputs, Runner, row_dtype
 from elbod.engine.tasks import Task, work_bytes
-from elbod.errors import Draining, ModelFailure, QueueFull
+from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,18 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job, resident: Resident) -> "Future[Result]":
-        """Admit a job. Cancelling the future drops what has not run. Raises QueueFull, Draining."""
+        """Admit a job. Cancelling the future drops what has not run.
+
+        Raises InvalidInput (larger than the whole queue), QueueFull, Draining.
+        """
         future: Future[Result] = Future()
         task = Task(job, resident, future)
         rows, size = job.row_draws, work_bytes(job, resident.generator.likelihood.event_dims)
+        self._refuse_oversized(rows, size)
         with self._changed:
             if self._draining:
                 raise Draining("the server is shutting down: try another one")
-            # An empty queue takes anything: a job over the bound must not be refused for ever.
-            if self._queued_rows and (
+            if (
                 self._queued_rows + rows > self._limits.max_queue_rows
                 or self._queued_bytes + size > self._limits.max_queue_bytes
             ):
@@ -79,6 +82,14 @@ class Engine:
             self._changed.notify()
         future.add_done_callback(lambda _: self._release(rows, size))
         return future
+
+    def _refuse_oversized(self, rows: int, size: int) -> None:
+        for what, amount, limit in (
+            ("row-draws", rows, self._limits.max_queue_rows),
+            ("bytes", size, self._limits.max_queue_bytes),
+        ):
+            if amount > limit:
+                raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: split its rows")
 
     @property
     def alive(self) -> bool:

@@ -88,6 +88,9 @@ RECIPES: dict[str, Recipe] = {
             binarization="stochastic",
             spec={"latent_dim": 40, "hidden": (300, 300)},
             epochs=20,
+            learning_rate=3e-3,
+            # Without it three quarters of the latent dimensions are never used.
+            kl_warmup_epochs=10,
             num_samples=1,
             num_importance_samples=64,
         ),

@@ -41,10 +41,9 @@ def run_training(
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
     Every `publish_every` epochs, at the evaluation that follows, the best weights so far are published too if they are
-    new. `alias` is moved to the
-    final version. With `keep`, all but the newest `keep` versions that no alias names are retired. The same recipe,
-    data, seed, machine and number of threads give the same weights. Raises TrainingError and the store's StoreError;
-    whatever happens, a version is published whole or not at all.
+    new. `alias` is moved to the final version. With `keep`, all but the newest `keep` versions are retired, except
+    those that an alias names. The same recipe, data, seed, machine and number of threads give the same weights.
+    Raises TrainingError and the store's StoreError; whatever happens, a version is published whole or not at all.
     """
     started = time.perf_counter()
     progress = progress or Silence()
