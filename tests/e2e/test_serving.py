@@ -176,7 +176,10 @@ def test_a_port_in_use_is_one_clear_line(store: ModelStore, tmp_path: Path) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run_serve("--store", store.objects.url, "--port", str(port), cwd=tmp_path)
+        demo = [ELBOD, "demo", "--store", str(tmp_path / "new"), "--port", str(port)]
+        early = subprocess.run(demo, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     check_one_line(done, f"127.0.0.1:{port}", "in use", "--port")
+    check_one_line(early, f"127.0.0.1:{port}", "in use", "--port")
 
 
 def test_a_store_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What every family keeps, whatever its formulas: rows stand alone, and a posterior survives being stored."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +63,26 @@ def test_a_posterior_is_the_same_after_being_stored(blueprint: Blueprint) -> Non
     assert torch.equal(stored.log_prob(noise), q.log_prob(noise))
     assert torch.equal(prior.kl(stored), prior.kl(q))
     assert torch.equal(stored.entropy(), q.entropy())
+
+
+@pytest.mark.parametrize("name", ["ppca", "vae-gaussian"])
+def test_the_units_of_a_density_are_a_convention(name: str) -> None:
+    """Initialized on 1000 x - 70 the same weights encode those rows alike, and log p(x|z) moves by -log 1000."""
+    x = torch.linspace(-3, 5, 54, dtype=torch.float64).sin().unflatten(0, (9, 2, 3))
+    one, other = _generator(BLUEPRINTS[name]), _generator(BLUEPRINTS[name])
+    other.load_state_dict(one.state_dict())
+    one.initialize(x)
+    other.initialize(1000 * x - 70)
+    q, p = one.double().encode(x), other.double().encode(1000 * x - 70)
+    # Principal directions have no sign of their own.
+    torch.testing.assert_close(p.parameters["mean"].abs(), q.parameters["mean"].abs(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(p.parameters["stddev"], q.parameters["stddev"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        other.decode(p.parameters["mean"]).log_prob(1000 * x - 70),
+        one.decode(q.parameters["mean"]).log_prob(x) - math.log(1000),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @families

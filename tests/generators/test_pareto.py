@@ -31,6 +31,13 @@ def test_k_hat_looks_at_the_largest_weights(k: float) -> None:
     assert np.median(pareto_k(-log_w)) < 0.1
 
 
+def test_the_bulk_of_the_weights_is_no_part_of_their_tail() -> None:
+    """The tail is the 3 sqrt(K) largest: 400 heavy weights out of 10,000 above a bounded bulk show their own index."""
+    bulk = np.log(np.random.default_rng(3).random((40, 9_600)))
+    heavy = np.logaddexp(0, _generalized_pareto(0.8, (40, 400)))
+    assert np.median(pareto_k(np.concatenate([bulk, heavy], axis=1))) == pytest.approx(0.8, abs=0.06)
+
+
 def test_light_tails_have_a_small_k() -> None:
     """Exponential weights have k = 0, bounded ones k < 0, log-normal ones of a small spread next to none."""
     rng = np.random.default_rng(1)

@@ -99,7 +99,9 @@ class Posterior(_Result):
             return self.parameters[name]
         except KeyError:
             known = ", ".join(self.parameters) or "none"
-            raise AttributeError(f"family {self.family!r} has no parameter {name}: its parameters are {known}") from None
+            raise AttributeError(
+                f"family {self.family!r} has no parameter {name}: its parameters are {known}"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

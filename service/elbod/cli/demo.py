@@ -27,8 +27,13 @@ def demo(
     from elbod.settings import load_settings
 
     settings = load_settings(store=store, host=host, port=port, model=_MODEL)
+    from elbod.api.server import bind
+    from elbod.api.server import serve as serve_app
     from elbod_store import ModelStore
 
+    if serve:
+        # A port in use is said before the training, not after it.
+        bind(settings.host, settings.port).close()
     models = ModelStore.open(settings.store)
     manifest = _published(models)
     if manifest is None:
@@ -39,8 +44,6 @@ def demo(
     if not serve:
         return
     row = _held_out_row(models, manifest)
-    from elbod.api.server import serve as serve_app
-
     serve_app(settings, announce=lambda url: typer.echo(_what_to_try(url, row)))
 
 

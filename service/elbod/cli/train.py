@@ -33,26 +33,25 @@ def train(
     if family is not None and data is None:
         raise typer.BadParameter("--family needs --data")
 
-    # torch takes seconds to import: only now, with the usage checked.
-    from dataclasses import replace
-
-    from elbod.training import recipes
-    from elbod.training.progress import console_listener
-    from elbod.training.worker import run_training
-    from elbod_store import ModelStore
-
-    if recipe is not None:
-        base = recipes.recipe(recipe)
-        base = base if data is None else replace(base, data=data)
-    else:
-        assert family is not None
-        assert likelihood is not None
-        assert data is not None
-        base = recipes.custom(family, likelihood, data)
-    chosen = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
     try:
+        # torch takes seconds to import: only now, with the usage checked.
+        from dataclasses import replace
+
+        from elbod.training import recipes
+        from elbod.training.progress import console_listener
+        from elbod.training.worker import run_training
+        from elbod_store import ModelStore
+
+        if recipe is not None:
+            base = recipes.recipe(recipe)
+            base = base if data is None else replace(base, data=data)
+        else:
+            assert family is not None
+            assert likelihood is not None
+            assert data is not None
+            base = recipes.custom(family, likelihood, data)
         run_training(
-            chosen,
+            recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])]),
             ModelStore.open(store),
             name=name,
             seed=seed,

@@ -4,6 +4,7 @@ from typing import Any
 
 from elbod.generators.base import Blueprint
 from elbod.training.datasets import Dataset
+from elbod.training.metrics import headline
 from elbod.training.recipes import Recipe
 from elbod.training.splits import Split
 
@@ -64,31 +65,6 @@ fully normalised), {metrics["num_samples"]} draws a row. Baseline: independent e
 
 
 def _table(metrics: dict[str, Any]) -> str:
-    rows = [
-        ("ELBO", metrics, "elbo", "standard_error", "bits_per_dim"),
-        (
-            f"IWAE, K = {metrics.get('num_importance_samples')}",
-            metrics,
-            "iwae",
-            "iwae_standard_error",
-            "iwae_bits_per_dim",
-        ),
-        ("exact log p(x)", metrics, "log_evidence", "log_evidence_standard_error", ""),
-        ("baseline", metrics["baseline"], "log_prob", "standard_error", "bits_per_dim"),
-    ]
     lines = ["| | nats | bits/dim |", "|---|---|---|"]
-    for title, source, key, error, bits in rows:
-        if key in source:
-            lines.append(f"| {title} | {_pm(source[key], source[error])} | {_pm_bits(source, bits)} |")
+    lines += [f"| {title} | {nats} | {bits or '-'} |" for title, nats, bits in headline(metrics)]
     return "\n".join(lines)
-
-
-def _pm(value: float, error: float | None) -> str:
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
-
-
-def _pm_bits(source: dict[str, Any], key: str) -> str:
-    value, error = source.get(key), source.get(f"{key}_standard_error")
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

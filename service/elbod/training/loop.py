@@ -62,6 +62,7 @@ class Loop:
         self._seed, self._device = seed, device
         self._skipped_in_a_row = 0
         self._bit_noise = random_generator(seed, "binarization", device)
+        self._shuffle = random_generator(seed, "permutation", torch.device("cpu"))
         self._latent_noise = random_generator(seed, "noise", device)
 
     @property
@@ -82,34 +83,36 @@ class Loop:
             # Families that are fitted in closed form are finished when they are initialized.
             yield self._evaluate(epoch=0, objective=None)
             return
-        recipe, rows = self.recipe, len(self._train)
-        batch = min(recipe.batch_size, rows)
-        per_epoch = rows // batch
+        recipe = self.recipe
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        shuffle = random_generator(self._seed, "permutation", torch.device("cpu"))
-        total, waited = torch.zeros((), device=self._device), 0
-        counted = 0
+        objectives: list[Tensor] = []
+        waited = 0
+        for epoch in range(1, recipe.epochs + 1):
+            objectives += self._epoch(epoch, parameters, optimizer)
+            if epoch % recipe.evaluate_every and epoch != recipe.epochs:
+                continue
+            point = self._evaluate(epoch, float(torch.stack(objectives).mean()) if objectives else None)
+            objectives.clear()
+            waited = 0 if point is self.best_point else waited + 1
+            yield point
+            if recipe.patience is not None and waited >= recipe.patience:
+                return
+
+    def _epoch(self, epoch: int, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+        """Visit the training rows once, in a new order, but for a remainder smaller than a batch; the objectives."""
+        started = time.perf_counter()
+        rows = len(self._train)
+        batch = min(self.recipe.batch_size, rows)
+        order = torch.randperm(rows, generator=self._shuffle).to(self._device)
+        objectives = []
         # Dropout draws from torch's global generator: give it a seed of its own, and leave the caller's alone.
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self._seed, "dropout"))
-            for epoch in range(1, recipe.epochs + 1):
-                started = time.perf_counter()
-                order = torch.randperm(rows, generator=shuffle).to(self._device)
-                for start in range(0, per_epoch * batch, batch):
-                    objective = self._step(self._train[order[start : start + batch]], parameters, optimizer, per_epoch)
-                    if objective is not None:
-                        total += objective
-                        counted += 1
-                self.seconds += time.perf_counter() - started
-                if epoch % recipe.evaluate_every and epoch != recipe.epochs:
-                    continue
-                point = self._evaluate(epoch, float(total) / counted if counted else None)
-                total.zero_()
-                counted = 0
-                waited = 0 if point is self.best_point else waited + 1
-                yield point
-                if recipe.patience is not None and waited >= recipe.patience:
-                    return
+            torch.manual_seed(derive_seed(self._seed, f"dropout/{epoch}"))
+            for start in range(0, rows - batch + 1, batch):
+                x = self._train[order[start : start + batch]]
+                objectives.append(self._step(x, parameters, optimizer, rows // batch))
+        self.seconds += time.perf_counter() - started
+        return [objective for objective in objectives if objective is not None]
 
     def _step(
         self, x: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, per_epoch: int
@@ -127,7 +130,8 @@ class Loop:
         (-objective).backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.steps += 1
-        if not math.isfinite(float(objective.detach()) + float(norm)):
+        # One number, so that a GPU is waited for once.
+        if not math.isfinite(float(objective.detach() + norm)):
             self.skipped_steps += 1
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= recipe.max_skipped_in_a_row:

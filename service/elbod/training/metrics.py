@@ -1,6 +1,7 @@
 """The held-out numbers of a version, from test rows, which neither trained it nor stopped its training."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def held_out_metrics(
         metrics |= _bits("iwae_bits_per_dim", weighted, likelihood)
     if scores.log_evidence is not None:
         exact = bounds.summarize(scores.log_evidence, np.zeros_like(scores.log_evidence))
-        metrics |= _named("log_evidence", exact)
+        metrics |= _named("log_evidence", exact) | _bits("log_evidence_bits_per_dim", exact, likelihood)
     independent = bounds.summarize(baseline, np.zeros_like(baseline))
     metrics["baseline"] = {
         "model": "independent elements",
@@ -81,6 +82,26 @@ def held_out_metrics(
         **_bits("bits_per_dim", independent, likelihood),
     }
     return metrics
+
+
+def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    """(what, nats, bits per dimension or None) of the bounds and the baseline, for people to read."""
+    baseline = metrics["baseline"]
+    found = [("ELBO", metrics, "elbo", "", "bits_per_dim")]
+    if "iwae" in metrics:
+        title = f"IWAE, K = {metrics['num_importance_samples']}"
+        found.append((title, metrics, "iwae", "iwae_", "iwae_bits_per_dim"))
+    if "log_evidence" in metrics:
+        found.append(("exact log p(x)", metrics, "log_evidence", "log_evidence_", "log_evidence_bits_per_dim"))
+    found.append(("baseline", baseline, "log_prob", "", "bits_per_dim"))
+    return [
+        (
+            title,
+            f"{source[key]:.2f} ± {source[f'{prefix}standard_error']:.2f}",
+            None if source[bits] is None else f"{source[bits]:.4f} ± {source[f'{bits}_standard_error']:.4f}",
+        )
+        for title, source, key, prefix, bits in found
+    ]
 
 
 def _named(name: str, summary: Summary) -> dict[str, float | None]:

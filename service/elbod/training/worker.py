@@ -16,6 +16,7 @@ from elbod.training import datasets
 from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset, InvalidRecipe
 from elbod.training.loop import Loop, derive_seed
+from elbod.training.metrics import headline
 from elbod.training.progress import Listener, Silence
 from elbod.training.publish import History, Material, make_draft
 from elbod.training.recipes import Recipe
@@ -57,7 +58,7 @@ def run_training(
     with _threads(recipe.threads):
         generator, parts = prepare(recipe, dataset, seed)
         material = Material.of(name, recipe, dataset, parts, generator, seed, place)
-        weights = sum(parameter.numel() for parameter in generator.parameters())
+        weights = sum(tensor.numel() for tensor in generator.state_dict().values())
         progress.note(
             f"training {name}: {recipe.family}, {weights:,} weights, "
             + ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
@@ -196,20 +197,9 @@ def _retire(store: ModelStore, name: str, keep: int | None, progress: Listener) 
 
 
 def _report(manifest: Manifest, progress: Listener) -> None:
-    metrics = manifest.metrics
-    baseline = metrics["baseline"]
-    assert isinstance(baseline, dict)
-    lines = [("ELBO", metrics, "elbo", "standard_error", "bits_per_dim")]
-    if "iwae" in metrics:
-        title = f"IWAE, K = {metrics['num_importance_samples']}"
-        lines.append((title, metrics, "iwae", "iwae_standard_error", "iwae_bits_per_dim"))
-    lines.append(("baseline", baseline, "log_prob", "standard_error", "bits_per_dim"))
-    progress.note(f"held-out, {metrics['n']:,} test rows (baseline: independent elements)")
-    for title, source, key, error, bits in lines:
-        text = f"  {title:<14} {source[key]:10.2f} ± {source[error]:.2f} nats"
-        if source[bits] is not None:
-            text += f"   {source[bits]:.4f} ± {source[f'{bits}_standard_error']:.4f} bits/dim"
-        progress.note(text)
+    progress.note(f"held-out, {manifest.metrics['n']:,} test rows (baseline: independent elements)")
+    for title, nats, bits in headline(manifest.metrics):
+        progress.note(f"  {title:<14}  {nats:>17} nats" + (f"  {bits} bits/dim" if bits else ""))
 
 
 def _bound(manifest: Manifest) -> str:

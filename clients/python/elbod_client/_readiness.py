@@ -1,0 +1,35 @@
+"""Waiting for a server that starts: when to look again, and what to say in the end. Pure: `now` comes from the caller."""
+
+from typing import Final
+
+from elbod_client._errors import ElbodError, NotReady
+
+FIRST_PAUSE: Final = 0.05
+MAX_PAUSE: Final = 1.0
+GROWTH: Final = 1.5
+# One look may take this long: a server that hangs is looked at again.
+LOOK_TIMEOUT: Final = 5.0
+
+
+class Wait:
+    """One wait until `deadline`, on any clock that never goes back."""
+
+    def __init__(self, shown_url: str, timeout: float, now: float) -> None:
+        self._shown_url, self._timeout = shown_url, timeout
+        self._deadline = now + timeout
+        self._pause = FIRST_PAUSE
+
+    def look_timeout(self, now: float) -> float:
+        """Seconds that the next look may take."""
+        return min(LOOK_TIMEOUT, max(self._deadline - now, FIRST_PAUSE))
+
+    def pause(self, now: float, said: str, status: int | None, cause: ElbodError | None) -> float:
+        """Seconds until the next look, after one where the server `said` that. Raises NotReady at the deadline."""
+        if now >= self._deadline:
+            raise NotReady(
+                f"{self._shown_url} is not ready after {self._timeout:g} s; /readyz last said: {said}",
+                status_code=status,
+                request_id=None if cause is None else cause.request_id,
+            ) from cause
+        pause, self._pause = self._pause, min(MAX_PAUSE, self._pause * GROWTH)
+        return min(pause, self._deadline - now)
