@@ -34,5 +34,9 @@ lint: install-dev
 test: lint
 	$(BIN)/pytest
 
+# Long runs, whose results are kept in benchmarks/RESULTS.md.
+bench-fashion: install
+	$(BIN)/python benchmarks/fashion_mnist.py
+
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -234,3 +234,19 @@ def test_the_registry_holds_the_families_of_this_package() -> None:
     assert {"ppca", "vae"} <= set(checkpoint.families())
     for name in ("ppca", "vae"):
         assert checkpoint.family(name).family == name
+
+
+@pytest.mark.parametrize("event_shape", [(), (0,), (3, -1), (10**9, 10**9)])
+def test_sizes_that_no_model_can_have_are_refused(event_shape: tuple[int, ...]) -> None:
+    blueprint = Blueprint(
+        family="vae", spec={"latent_dim": 2}, likelihood="bernoulli", event_shape=event_shape, levels=2
+    )
+    with pytest.raises(InvalidCheckpoint, match="event_shape|cannot be built"):
+        checkpoint.build(blueprint)
+
+
+@pytest.mark.parametrize("spec", [{"latent_dim": "3"}, {"latent_dim": 2, "colour": 1}, {"latent_dim": 0}, {}])
+def test_a_canonical_spec_is_validated_like_any_other(spec: dict[str, object]) -> None:
+    blueprint = Blueprint(family="vae", spec=spec, likelihood="bernoulli", event_shape=(4,), levels=2)
+    with pytest.raises(InvalidCheckpoint, match="spec"):
+        checkpoint.canonical_spec(blueprint)

@@ -1,10 +1,9 @@
 """Answers to results and errors. Fields and tensors that this version does not know are ignored."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import httpx
 
@@ -23,15 +22,25 @@ from elbod_client._results import (
 )
 from elbod_client._retries import parse_retry_after
 
+T = TypeVar("T")
+
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _EXCERPT = 200
 
 
-def check_status(response: httpx.Response) -> None:
-    """Raises the ElbodError of any answer but 200."""
+def read(reader: Callable[[httpx.Response], T], response: httpx.Response) -> T:
+    """The result in an answer. Raises the ElbodError that its status says, or InvalidResponse."""
     if response.status_code != 200:
         raise error_of(response)
+    try:
+        return reader(response)
+    except Malformed as error:
+        raise InvalidResponse(
+            f"the answer to {response.request.method} {response.request.url.path} is not elbod's: {error}",
+            status_code=response.status_code,
+            request_id=_request_id(response),
+        ) from error
 
 
 def error_of(response: httpx.Response) -> ElbodError:
@@ -48,10 +57,10 @@ def error_of(response: httpx.Response) -> ElbodError:
     )
 
 
-def transport_error(request: httpx.Request, shown_url: str, error: httpx.RequestError) -> ElbodError:
-    """The error of a request that got no answer, or none that HTTP allows."""
+def no_answer(request: httpx.Request, shown_url: str, error: httpx.RequestError) -> ElbodError:
+    """The error of a request that got no answer."""
     request_id = request.headers.get("x-request-id")
-    reason = str(error) or type(error).__name__
+    reason = _reason(error)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return ConnectionFailed(f"cannot connect to {shown_url}: {reason}", request_id=request_id)
     if isinstance(error, httpx.TimeoutException):
@@ -61,85 +70,86 @@ def transport_error(request: httpx.Request, shown_url: str, error: httpx.Request
     return InvalidResponse(f"{shown_url} did not answer as HTTP should: {reason}", request_id=request_id)
 
 
+def cut_short(response: httpx.Response, error: httpx.RequestError) -> InvalidResponse:
+    """The error of an answer that began and did not end."""
+    return InvalidResponse(
+        f"the answer to {response.request.method} {response.request.url.path} was cut short: {_reason(error)}",
+        status_code=response.status_code,
+        request_id=_request_id(response),
+    )
+
+
 def samples(response: httpx.Response) -> Samples:
-    with _promised_form(response):
-        fields, tensors = _read_tensors(response)
-        x = tensors.required("x")
-        return Samples(**_origin(fields), x=x, z=tensors.required("z", rows=len(x)))
+    fields, tensors = _read_tensors(response)
+    x = tensors.required("x")
+    return Samples(**_origin(fields), x=x, z=tensors.required("z", rows=len(x)))
 
 
 def posterior(response: httpx.Response) -> Posterior:
-    with _promised_form(response):
-        fields, tensors = _read_tensors(response)
-        kl = tensors.column("kl")
-        return Posterior(
-            **_origin(fields),
-            family=fields.object("posterior").text("family"),
-            parameters=MappingProxyType(tensors.under("posterior.")),
-            z=tensors.optional("z", rows=len(kl)),
-            kl=kl,
-            kl_per_dimension=tensors.optional("kl_per_dimension", rows=len(kl)),
-        )
+    fields, tensors = _read_tensors(response)
+    kl = tensors.column("kl")
+    return Posterior(
+        **_origin(fields),
+        family=fields.object("posterior").text("family"),
+        parameters=MappingProxyType(tensors.under("posterior.")),
+        z=tensors.optional("z", rows=len(kl)),
+        kl=kl,
+        kl_per_dimension=tensors.optional("kl_per_dimension", rows=len(kl)),
+    )
 
 
 def scores(response: httpx.Response) -> Scores:
-    with _promised_form(response):
-        fields, tensors = _read_tensors(response)
-        elbo = tensors.column("elbo")
-        n = len(elbo)
-        summary = fields.object("summary")
-        return Scores(
-            **_origin(fields),
-            elbo=elbo,
-            standard_error=tensors.optional_column("standard_error", n),
-            reconstruction=tensors.column("reconstruction", n),
-            kl=tensors.column("kl", n),
-            log_joint=tensors.column("log_joint", n),
-            entropy=tensors.column("entropy", n),
-            bits_per_dim=tensors.optional_column("bits_per_dim", n),
-            iwae=tensors.optional_column("iwae", n),
-            iwae_standard_error=tensors.optional_column("iwae_standard_error", n),
-            effective_sample_size=tensors.optional_column("effective_sample_size", n),
-            pareto_k=tensors.optional_column("pareto_k", n),
-            gap=tensors.optional_column("gap", n),
-            gap_standard_error=tensors.optional_column("gap_standard_error", n),
-            log_evidence=tensors.optional_column("log_evidence", n),
-            reconstruction_map=tensors.optional("reconstruction_map", rows=n),
-            summary=Summary(
-                mean=summary.number("mean"),
-                standard_error=summary.optional_number("standard_error"),
-                monte_carlo_standard_error=summary.optional_number("monte_carlo_standard_error"),
-                n=summary.integer("n"),
-            ),
-            likelihood=fields.text("likelihood"),
-            measure=fields.text("measure"),
-            units=fields.text("units"),
-            event_dims=fields.integer("event_dims"),
-            kl_estimator=fields.text("kl_estimator"),
-            gap_kind=fields.optional_text("gap_kind"),
-            conditional_on=fields.optional_text("conditional_on"),
-            num_samples=fields.integer("num_samples"),
-            num_importance_samples=fields.integer("num_importance_samples"),
-        )
+    fields, tensors = _read_tensors(response)
+    elbo = tensors.column("elbo")
+    n = len(elbo)
+    summary = fields.object("summary")
+    return Scores(
+        **_origin(fields),
+        elbo=elbo,
+        standard_error=tensors.optional_column("standard_error", n),
+        reconstruction=tensors.column("reconstruction", n),
+        kl=tensors.column("kl", n),
+        log_joint=tensors.column("log_joint", n),
+        entropy=tensors.column("entropy", n),
+        bits_per_dim=tensors.optional_column("bits_per_dim", n),
+        iwae=tensors.optional_column("iwae", n),
+        iwae_standard_error=tensors.optional_column("iwae_standard_error", n),
+        effective_sample_size=tensors.optional_column("effective_sample_size", n),
+        pareto_k=tensors.optional_column("pareto_k", n),
+        gap=tensors.optional_column("gap", n),
+        gap_standard_error=tensors.optional_column("gap_standard_error", n),
+        log_evidence=tensors.optional_column("log_evidence", n),
+        reconstruction_map=tensors.optional("reconstruction_map", rows=n),
+        summary=Summary(
+            mean=summary.number("mean"),
+            standard_error=summary.optional_number("standard_error"),
+            monte_carlo_standard_error=summary.optional_number("monte_carlo_standard_error"),
+            n=summary.integer("n"),
+        ),
+        likelihood=fields.text("likelihood"),
+        measure=fields.text("measure"),
+        units=fields.text("units"),
+        event_dims=fields.integer("event_dims"),
+        kl_estimator=fields.text("kl_estimator"),
+        gap_kind=fields.optional_text("gap_kind"),
+        conditional_on=fields.optional_text("conditional_on"),
+        num_samples=fields.integer("num_samples"),
+        num_importance_samples=fields.integer("num_importance_samples"),
+    )
 
 
 def models(response: httpx.Response) -> tuple[PublishedModel, ...]:
-    with _promised_form(response):
-        return tuple(_published(model) for model in _read_json(response).objects("models"))
+    return tuple(_published(model) for model in _read_json(response).objects("models"))
 
 
 def version(response: httpx.Response) -> str:
-    with _promised_form(response):
-        return _read_json(response).text("version")
+    return _read_json(response).text("version")
 
 
-def unreadiness(response: httpx.Response) -> str | None:
-    """None if the server says that it is ready, else its words."""
-    if response.status_code == 200 and _media_type(response) == _JSON:
-        with _promised_form(response):
-            if _read_json(response).boolean("ready"):
-                return None
-    return f"{response.status_code} {_excerpt(response)}"
+def readiness(response: httpx.Response) -> None:
+    """Returns if the server says that it is ready. Raises Malformed with its words otherwise."""
+    if not _read_json(response).boolean("ready"):
+        raise Malformed(_excerpt(response))
 
 
 def _published(fields: Fields) -> PublishedModel:
@@ -188,7 +198,7 @@ class _Tensors:
     def optional(self, name: str, rows: int | None = None) -> Array | None:
         array = self._arrays.get(name)
         if array is not None and (array.ndim == 0 or (rows is not None and len(array) != rows)):
-            raise Malformed(f"{name} has shape {array.shape}, where {rows} rows were expected")
+            raise Malformed(f"{name} has shape {array.shape}: not one entry for each row of the answer")
         return array
 
     def required(self, name: str, rows: int | None = None) -> Array:
@@ -213,16 +223,8 @@ class _Tensors:
         return {name.removeprefix(prefix): a for name, a in self._arrays.items() if name.startswith(prefix)}
 
 
-@contextmanager
-def _promised_form(response: httpx.Response) -> Iterator[None]:
-    try:
-        yield
-    except Malformed as error:
-        raise InvalidResponse(
-            f"the answer to {response.request.method} {response.request.url.path} is not elbod's: {error}",
-            status_code=response.status_code,
-            request_id=_request_id(response),
-        ) from error
+def _reason(error: httpx.RequestError) -> str:
+    return str(error) or type(error).__name__
 
 
 def _read_tensors(response: httpx.Response) -> tuple[Fields, _Tensors]:

@@ -21,7 +21,7 @@ SEED_LIMIT: Final = 2**53
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request. `read` turns a 200 answer into the result, raising InvalidResponse."""
+    """One request. `read` turns a 200 answer into the result, raising Malformed if it is not what was promised."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -96,7 +96,7 @@ def _get(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
 
 MODELS: Final[Call[tuple[PublishedModel, ...]]] = _get("/models", _answers.models)
 VERSION: Final[Call[str]] = _get("/version", _answers.version)
-READINESS: Final[Call[str | None]] = _get("/readyz", _answers.unreadiness)
+READINESS: Final[Call[None]] = _get("/readyz", _answers.readiness)
 
 
 def _common(seed: SupportsIndex | None, first_index: SupportsIndex, model: str | None) -> dict[str, object]:

@@ -4,9 +4,8 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from itertools import count
 from types import TracebackType
-from typing import Any, Self, SupportsIndex, TypeVar
+from typing import Self, SupportsIndex, TypeVar
 
 import httpx
 from numpy.typing import ArrayLike
@@ -85,7 +84,7 @@ class Client:
             x=x,
             temperature=temperature,
             output=output,
-            model=model or self._options.model,
+            model=self._model(model),
         )
         return self._send(call)
 
@@ -111,7 +110,7 @@ class Client:
             seed=seed,
             first_index=first_index,
             binarize=binarize,
-            model=model or self._options.model,
+            model=self._model(model),
         )
         return self._send(call)
 
@@ -143,7 +142,7 @@ class Client:
             first_index=first_index,
             binarize=binarize,
             include=include,
-            model=model or self._options.model,
+            model=self._model(model),
         )
         return self._send(call)
 
@@ -163,15 +162,11 @@ class Client:
         wait = Wait(self._options.shown_url, timeout, time.monotonic())
         while True:
             look_timeout = httpx.Timeout(wait.look_timeout(time.monotonic()))
-            status, cause = None, None
             try:
-                response = self._exchange(_calls.READINESS, look_timeout)
-                status, said = response.status_code, _calls.READINESS.read(response)
+                return self._attempt(_calls.READINESS, look_timeout)
             except ElbodError as error:
-                said, cause = str(error), error
-            if said is None:
-                return
-            time.sleep(wait.pause(time.monotonic(), said, status, cause))
+                pause = wait.pause(time.monotonic(), error)
+            time.sleep(pause)
 
     def close(self) -> None:
         """Close the connections, unless they are those of a given `http_client`."""
@@ -189,24 +184,24 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._options.shown_url!r}, model={self._options.model!r})"
 
+    def _model(self, model: str | None) -> str | None:
+        return self._options.model if model is None else model
+
     def _send(self, call: Call[T]) -> T:
         """The call's result, after as many attempts as it takes and the options allow."""
-        for retry in count(1):
+        retry, limit = 0, self._options.max_retries
+        while True:
+            retry += 1
             try:
-                response = self._exchange(call, self._options.transport_timeout())
-                _answers.check_status(response)
-                return call.read(response)
+                return self._attempt(call, self._options.transport_timeout())
             except ElbodError as error:
-                delay = delay_before_retry(error, retry, self._options.max_retries, random.random())
+                delay = delay_before_retry(error, retry, limit, random.random())
                 if delay is None:
                     raise
-                of = f"{retry} of {self._options.max_retries}"
-                logger.info("%s %s: retry %s in %.2f s after: %s", call.method, call.path, of, delay, error)
+                logger.info("%s %s: retry %d of %d in %.2f s: %s", call.method, call.path, retry, limit, delay, error)
             time.sleep(delay)
-        raise AssertionError("unreachable")
 
-    def _exchange(self, call: Call[Any], timeout: httpx.Timeout) -> httpx.Response:
-        """One attempt. Raises ConnectionFailed, InvalidResponse."""
+    def _attempt(self, call: Call[T], timeout: httpx.Timeout) -> T:
         request = self._http.build_request(
             call.method,
             self._options.base_url + call.path,
@@ -215,6 +210,13 @@ class Client:
             timeout=timeout,
         )
         try:
-            return self._http.send(request)
+            response = self._http.send(request, stream=True)
         except httpx.RequestError as error:
-            raise _answers.transport_error(request, self._options.shown_url, error) from error
+            raise _answers.no_answer(request, self._options.shown_url, error) from error
+        try:
+            response.read()
+        except httpx.RequestError as error:
+            raise _answers.cut_short(response, error) from error
+        finally:
+            response.close()
+        return _answers.read(call.read, response)

@@ -30,8 +30,12 @@ class Options:
         """Raises ValueError for what can never work. The key is in no message."""
         url = (base_url or os.environ.get("ELBOD_URL") or DEFAULT_URL).rstrip("/")
         key = api_key or os.environ.get("ELBOD_API_KEY") or None
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url {url!r} must begin with http:// or https://")
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"base_url is not a URL: {error}") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError("base_url must begin with http:// or https:// and a host, as http://127.0.0.1:8000 does")
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError("api_key has blanks or characters that a header cannot carry")
         if timeout is not None and not 0 < timeout < math.inf:

@@ -1,4 +1,4 @@
-"""Waiting for a server that starts: when to look again, and what to say in the end. Pure: `now` comes from the caller."""
+"""Waiting for a server that starts: when to look again, and what to say in the end. Pure: the caller has the clock."""
 
 from typing import Final
 
@@ -23,13 +23,14 @@ class Wait:
         """Seconds that the next look may take."""
         return min(LOOK_TIMEOUT, max(self._deadline - now, FIRST_PAUSE))
 
-    def pause(self, now: float, said: str, status: int | None, cause: ElbodError | None) -> float:
-        """Seconds until the next look, after one where the server `said` that. Raises NotReady at the deadline."""
+    def pause(self, now: float, last: ElbodError) -> float:
+        """Seconds until the next look, after one that ended with `last`. Raises NotReady at the deadline."""
         if now >= self._deadline:
             raise NotReady(
-                f"{self._shown_url} is not ready after {self._timeout:g} s; /readyz last said: {said}",
-                status_code=status,
-                request_id=None if cause is None else cause.request_id,
-            ) from cause
+                f"{self._shown_url} is not ready after {self._timeout:g} s; /readyz last said: {last}",
+                status_code=last.status_code,
+                request_id=last.request_id,
+                problem=last.problem,
+            ) from last
         pause, self._pause = self._pause, min(MAX_PAUSE, self._pause * GROWTH)
         return min(pause, self._deadline - now)

@@ -46,33 +46,39 @@ def family(name: str) -> type[Generator]:
 
 
 def build(blueprint: Blueprint) -> Generator:
-    """A generator with untrained weights."""
+    """A generator with untrained weights. Raises InvalidCheckpoint."""
+    kind, spec = _validated_spec(blueprint)
+    if not blueprint.event_shape or any(size < 1 for size in blueprint.event_shape):
+        raise InvalidCheckpoint(f"event_shape must be positive sizes, at least one, not {blueprint.event_shape}")
+    try:
+        return kind.build(blueprint, spec)
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        # What a family's constructor and torch say of sizes that no model can have.
+        raise InvalidCheckpoint(f"family {blueprint.family!r} cannot be built: {error}") from error
+
+
+def canonical_spec(blueprint: Blueprint) -> dict[str, Any]:
+    """`blueprint.spec` with every default written out, so that a later default changes no published model."""
+    kind, spec = _validated_spec(blueprint)
+    plain: dict[str, Any] = TypeAdapter(kind.Spec).dump_python(spec, mode="json")
+    return plain
+
+
+def _validated_spec(blueprint: Blueprint) -> tuple[type[Generator], Any]:
     kind = family(blueprint.family)
     adapter: TypeAdapter[Any] = TypeAdapter(kind.Spec)
     try:
         # JSON has no tuples, so the spec is read as JSON is: a list is a tuple, and nothing else is converted.
         spec = adapter.validate_json(TypeAdapter(dict[str, Any]).dump_json(dict(blueprint.spec)), strict=True)
-        unknown = set(blueprint.spec) - set(adapter.dump_python(spec))
-        if unknown:
-            raise InvalidCheckpoint(
-                f"spec of family {blueprint.family!r} has unknown keys: {', '.join(sorted(unknown))}"
-            )
-        return kind.build(blueprint, spec)
-    except InvalidCheckpoint:
-        raise
     except ValidationError as error:
         places = "; ".join(f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {places}") from error
     except ValueError as error:
-        raise InvalidCheckpoint(str(error)) from error
-
-
-def canonical_spec(blueprint: Blueprint) -> dict[str, Any]:
-    """`blueprint.spec` with every default written out, so that a later default changes no published model."""
-    kind = family(blueprint.family)
-    adapter: TypeAdapter[Any] = TypeAdapter(kind.Spec)
-    spec: dict[str, Any] = adapter.dump_python(adapter.validate_python(dict(blueprint.spec)), mode="json")
-    return spec
+        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {error}") from error
+    unknown = sorted(set(blueprint.spec) - set(adapter.dump_python(spec)))
+    if unknown:
+        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} has unknown keys: {', '.join(unknown)}")
+    return kind, spec
 
 
 def save(generator: Generator) -> bytes:
