@@ -48,7 +48,7 @@ def table(metrics: Any, training: Any) -> str:
 | independent pixels | {baseline["log_prob"]:.2f} ± {baseline["standard_error"]:.2f} |
 | `vae`, {training["recipe"]["epochs"]} epochs: ELBO, 1 draw | {metrics["elbo"]:.2f} ± {metrics["standard_error"]:.2f} |
 | the same: IWAE, K = {metrics["num_importance_samples"]} | {iwae} |
-| published, same architecture, 5,000 importance samples | {PUBLISHED_VAE:.2f} |
+| published VAE of the same sizes, 5,000 importance samples | {PUBLISHED_VAE:.2f} |
 | the most that any model can reach | {CEILING:.2f} |
 
 {training["steps"]:,} steps at {training["steps_per_second"]:.0f} steps/s on {training["threads"]} thread(s)

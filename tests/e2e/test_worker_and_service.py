@@ -98,6 +98,7 @@ def test_a_service_can_be_watched_learning_and_old_versions_are_retired(
 ) -> None:
     output = finish(worker(folder, "--epochs", "4", "--publish-every", "1", "--keep", "2"))
     store = ModelStore.open(folder)
+    assert store.versions("digits")[-1] >= 4
     assert len(store.versions("digits")) == 2
     assert "retired digits@1" in output
     with httpx.Client(base_url=start_server(folder).url) as http:

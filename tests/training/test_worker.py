@@ -47,7 +47,7 @@ def test_the_training_record_says_how_to_do_it_again(store, small):
     assert training["data"]["digest"] == datasets.load_digits().digest
     assert training["split"]["train"] == 1185
     assert (training["steps"], training["skipped_steps"], len(training["curve"])) == (72, 0, 4)
-    assert training["best"] in training["curve"]
+    assert training["point"] in training["curve"]
     assert set(training["code"]) == {"elbod", "torch", "numpy", "python"}
     assert training["command"].startswith("elbod train --recipe digits --seed 3")
 
@@ -93,11 +93,16 @@ def test_versions_are_published_on_the_way_and_old_ones_retired(store, small):
     assert store.resolve("digits@production").version == 4
 
 
-def test_publishing_waits_for_the_next_evaluation(store, small):
-    # Evaluations after epochs 2, 4, 6, 7; publications are due after 3 and 6, and at the end.
-    recipe = recipes.override(small, ["epochs=7", "evaluate_every=2"])
+def test_every_so_many_epochs_become_a_version_whatever_the_recipe_evaluates(store, small):
+    recipe = recipes.override(small, ["epochs=7", "evaluate_every=5"])
+    manifest = run_training(recipe, store, publish_every=3)
 
-    assert run_training(recipe, store, publish_every=3).version == 3
+    curve = [point["epoch"] for point in manifest.training["curve"]]
+    assert curve == [3, 5, 6, 7]
+    epochs = [store.manifest("digits", version).training["point"]["epoch"] for version in store.versions("digits")]
+    assert epochs[:2] == [3, 6]
+    best = max(manifest.training["curve"], key=lambda point: point["elbo"])
+    assert manifest.training["point"] == best
 
 
 def test_a_version_that_an_alias_names_is_never_retired(store, small):
@@ -109,11 +114,14 @@ def test_a_version_that_an_alias_names_is_never_retired(store, small):
     assert store.versions("digits") == [1, 4]
 
 
-def test_weights_that_did_not_get_better_are_not_published_on_the_way(store, small):
-    # The learning rate is nothing, so the first evaluation stays the best.
+def test_the_final_version_has_the_best_weights_and_repeats_none(store, small):
+    # The learning rate is nothing, so all evaluations are equal and the first one stays the best.
     still = recipes.override(small, ["learning_rate=1e-30"])
+    manifest = run_training(still, store, publish_every=1)
 
-    assert run_training(still, store, publish_every=1).version == 2
+    assert manifest.training["point"]["epoch"] == 1
+    epochs = [store.manifest("digits", version).training["point"]["epoch"] for version in store.versions("digits")]
+    assert epochs == [*range(1, still.epochs + 1), 1]
 
 
 def test_a_model_whose_bound_is_not_finite_is_refused_and_nothing_is_published(store, small):

@@ -250,7 +250,7 @@ def _media_type(response: httpx.Response) -> str:
 
 
 def _problem(response: httpx.Response) -> dict[str, Any] | None:
-    if _media_type(response) not in (_PROBLEM, _JSON):
+    if _media_type(response) != _PROBLEM:
         return None
     try:
         return parse_object(response.content, "the problem")

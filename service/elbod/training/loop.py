@@ -47,8 +47,16 @@ class Loop:
     """
 
     def __init__(
-        self, generator: Generator, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
+        self,
+        generator: Generator,
+        train: Tensor,
+        validation: Tensor,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        also_every: int | None = None,
     ) -> None:
+        """`also_every` adds evaluations after every so many epochs to those of the recipe."""
         self.recipe = recipe
         self.curve: list[Point] = []
         self.best_point: Point | None = None
@@ -60,6 +68,7 @@ class Loop:
         self._average = copy.deepcopy(self._generator).eval().requires_grad_(False)
         self._best = {name: value.clone() for name, value in self._average.state_dict().items()}
         self._seed, self._device = seed, device
+        self._evaluation_periods = [recipe.evaluate_every, *([also_every] if also_every else [])]
         self._skipped_in_a_row = 0
         self._bit_noise = random_generator(seed, "binarization", device)
         self._shuffle = random_generator(seed, "permutation", torch.device("cpu"))
@@ -70,11 +79,16 @@ class Loop:
         return self.steps / self.seconds if self.seconds else 0.0
 
     @property
+    def current(self) -> Generator:
+        """The average weights as they are now: on the CPU, in `eval` mode, gradients off."""
+        return copy.deepcopy(self._average).cpu()
+
+    @property
     def best(self) -> Generator:
-        """The average weights of the best held-out bound so far: on the CPU, in `eval` mode, gradients off."""
-        generator = copy.deepcopy(self._average)
+        """The average weights of the best held-out bound so far, likewise."""
+        generator = self.current
         generator.load_state_dict(self._best)
-        return generator.cpu().eval().requires_grad_(False)
+        return generator
 
     def points(self) -> Iterator[Point]:
         """Train, yielding after every evaluation, until the epochs or the patience run out. Raises Diverged."""
@@ -89,7 +103,7 @@ class Loop:
         waited = 0
         for epoch in range(1, recipe.epochs + 1):
             objectives += self._epoch(epoch, parameters, optimizer)
-            if epoch % recipe.evaluate_every and epoch != recipe.epochs:
+            if epoch != recipe.epochs and all(epoch % period for period in self._evaluation_periods):
                 continue
             point = self._evaluate(epoch, float(torch.stack(objectives).mean()) if objectives else None)
             objectives.clear()

@@ -31,9 +31,9 @@ _REFERENCE_ROWS = 16
 
 @dataclass(frozen=True)
 class History:
-    """What happened until the weights were taken: `best` is the point that they are of."""
+    """What happened until the weights were taken: `point` is the evaluation of just these weights."""
 
-    best: Point
+    point: Point
     curve: tuple[Point, ...]
     steps: int
     skipped_steps: int
@@ -149,7 +149,7 @@ def training_record(material: Material, history: History) -> dict[str, Any]:
         "steps": history.steps,
         "skipped_steps": history.skipped_steps,
         "steps_per_second": history.steps_per_second,
-        "best": _plain(history.best),
+        "point": _plain(history.point),
         "curve": [_plain(point) for point in history.curve],
         "code": {
             "elbod": elbod.__version__,

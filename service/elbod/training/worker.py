@@ -15,7 +15,7 @@ from elbod.generators.likelihoods import Likelihood, make_likelihood
 from elbod.training import datasets
 from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset, InvalidRecipe
-from elbod.training.loop import Loop, derive_seed
+from elbod.training.loop import Loop, Point, derive_seed
 from elbod.training.metrics import headline
 from elbod.training.progress import Listener, Silence
 from elbod.training.publish import History, Material, make_draft
@@ -41,9 +41,10 @@ def run_training(
 ) -> Manifest:
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
-    Every `publish_every` epochs, at the evaluation that follows, the best weights so far are published too if they are
-    new. `alias` is moved to the final version. With `keep`, all but the newest `keep` versions are retired, except
-    those that an alias names. The same recipe, data, seed, machine and number of threads give the same weights.
+    The final version has the weights of the best held-out bound. With `publish_every`, the weights of every so many
+    epochs become a version too, so that a service can be watched learning. `alias` is moved to the final version. With
+    `keep`, all but the newest `keep` versions are retired, except those that an alias names. The same recipe, data,
+    seed, machine and number of threads give the same weights.
     Raises TrainingError and the store's StoreError; whatever happens, a version is published whole or not at all.
     """
     started = time.perf_counter()
@@ -58,44 +59,42 @@ def run_training(
     with _threads(recipe.threads):
         generator, parts = prepare(recipe, dataset, seed)
         material = Material.of(name, recipe, dataset, parts, generator, seed, place)
-        weights = sum(tensor.numel() for tensor in generator.state_dict().values())
+        size = sum(tensor.numel() for tensor in generator.state_dict().values())
         progress.note(
-            f"training {name}: {recipe.family}, {weights:,} weights, "
-            + ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
+            f"training {name}: {recipe.family}, {size:,} weights, "
+            + ", ".join(f"{rows:,} {part}" for part, rows in parts.sizes.items())
             + f" rows of {dataset.name}, {place.type}"
         )
         train, validation = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
-        loop = Loop(generator, train, validation, recipe, seed, place)
+        loop = Loop(generator, train, validation, recipe, seed, place, also_every=publish_every)
 
-        def publish() -> Manifest:
-            assert loop.best_point is not None
+        def publish(weights: Generator, point: Point) -> Manifest:
             history = History(
-                best=loop.best_point,
+                point=point,
                 curve=tuple(loop.curve),
                 steps=loop.steps,
                 skipped_steps=loop.skipped_steps,
                 steps_per_second=loop.steps_per_second,
                 wall_time=time.perf_counter() - started,
             )
-            return store.publish(make_draft(loop.best, material, history))
+            return store.publish(make_draft(weights, material, history))
 
-        published, publications_due = None, 0
+        manifest, published = None, None
         progress.begin(recipe.epochs)
         try:
             for point in loop.points():
                 progress.point(point, loop.steps_per_second)
-                if publish_every is None or point.epoch // publish_every == publications_due:
-                    continue
-                publications_due = point.epoch // publish_every
-                if point.epoch < recipe.epochs and published is not loop.best_point:
-                    manifest, published = publish(), loop.best_point
+                if publish_every is not None and point.epoch % publish_every == 0:
+                    manifest, published = publish(loop.current, point), point
                     progress.note(f"published {manifest.name}@{manifest.version}: {_bound(manifest)}")
                     _retire(store, name, keep, progress)
         finally:
             progress.end()
         if loop.skipped_steps:
             progress.note(f"skipped {loop.skipped_steps} of {loop.steps} steps: their objective was not finite")
-        manifest = publish()
+        assert loop.best_point is not None
+        if manifest is None or published is not loop.best_point:
+            manifest = publish(loop.best, loop.best_point)
     _report(manifest, progress)
     if alias is not None:
         store.promote(name, alias, manifest.version, who=_who(), why=f"elbod train: {_bound(manifest)}")

@@ -1,0 +1,19 @@
+"""The README's examples run as they stand, but for the server's address and the model's name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import elbod_client
+from elbod_client import Client
+from tests.support import Server
+
+README = Path(elbod_client.__file__).parent.parent / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_of_the_readme_runs(example: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELBOD_URL", server.url)
+    exec(example.replace("http://127.0.0.1:8000", server.url).replace("digits", "levels"), {"Client": Client})
