@@ -87,7 +87,7 @@ def model_names(objects: Objects) -> list[str]:
 
 def unknown_model(objects: Objects, name: str) -> UnknownModel:
     return UnknownModel(
-        f"there is no model {name!r} in {objects.url}",
+        f"there is no model {name!r}",
         [match for match in get_close_matches(name, model_names(objects)) if match != name],
     )
 

@@ -241,7 +241,7 @@ def test_sizes_that_no_model_can_have_are_refused(event_shape: tuple[int, ...]) 
     blueprint = Blueprint(
         family="vae", spec={"latent_dim": 2}, likelihood="bernoulli", event_shape=event_shape, levels=2
     )
-    with pytest.raises(InvalidCheckpoint, match="event_shape|cannot be built"):
+    with pytest.raises(InvalidCheckpoint, match=r"event_shape|cannot be built"):
         checkpoint.build(blueprint)
 
 

@@ -51,8 +51,10 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: str, ma
     if array.shape[1:] != shape or array.ndim != len(shape) + 1:
         expected = ", ".join(map(str, ("n", *shape)))
         raise InvalidInput.at(f"/{name}", f"{name} has shape {list(array.shape)}, {model} needs ({expected})")
-    if not 1 <= len(array) <= max_rows:
-        raise InvalidInput.at(f"/{name}", f"{name} has {len(array)} rows, must have 1 to {max_rows}: split the request")
+    if len(array) == 0:
+        raise InvalidInput.at(f"/{name}", f"{name} has no rows")
+    if len(array) > max_rows:
+        raise InvalidInput.at(f"/{name}", f"{name} has {len(array)} rows, the limit is {max_rows}: split the request")
 
 
 def _check_finite(name: str, array: Array) -> None:

@@ -1,5 +1,6 @@
 """What is published and what is loaded, and the service's own state."""
 
+import logging
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from elbod.api.service import STUCK_AFTER, Service
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod_store import Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
 
+logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -120,6 +122,8 @@ def _ask_store(method: Any, *arguments: Any) -> Any:
     except (NotFound, Retired) as error:
         raise UnknownModel(str(error)) from error
     except (Corrupt, Unsupported) as error:
-        raise ModelFailure(str(error)) from error
+        logger.error("%s", error)
+        raise ModelFailure("this part of the model store cannot be read: the log says why") from error
     except StoreError as error:
-        raise NotReady(f"the model store does not answer: {error}") from error
+        logger.error("the model store does not answer: %s", error)
+        raise NotReady("the model store does not answer: try again later") from error

@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _SAFETENSORS_NAMES = {"U8": "uint8", "I64": "int64", "F32": "float32", "F64": "float64"}
 _SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()}
 _MAX_HEADER = 1024**2
-_MAX_DIMENSIONS = 16
+_MAX_DIMENSIONS = 64  # numpy's own
 
 
 def decode_json(body: bytes | bytearray, array_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Array]]:

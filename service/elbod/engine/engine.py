@@ -49,7 +49,7 @@ class Engine:
         self._lanes: OrderedDict[Lane, OrderedDict[int, Task]] = OrderedDict()
         self._queued_rows = self._queued_bytes = 0
         self._draining = False
-        self._rows_per_second = 1000.0
+        self._rows_per_second: float | None = None
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._compute, name="elbod-compute", daemon=True)
 
@@ -74,7 +74,7 @@ class Engine:
             ):
                 raise QueueFull(
                     f"the queue is full: {self._queued_rows} row-draws and {self._queued_bytes} bytes are waiting",
-                    retry_after=self._queued_rows / self._rows_per_second,
+                    retry_after=self._queued_rows / (self._rows_per_second or self._queued_rows),
                 )
             self._queued_rows += rows
             self._queued_bytes += size
@@ -138,12 +138,16 @@ class Engine:
                 for key, task in tasks.items():
                     if key not in finished and not task.future.done():
                         self._enter(key, task)
-                units = sum(part.count for part in tile.parts)
                 if tile.stage is Stage.DRAW:
-                    self._rows_per_second += 0.05 * (units / max(elapsed, 1e-6) - self._rows_per_second)
+                    self._note_speed(sum(part.count for part in tile.parts) / max(elapsed, 1e-6))
             for task in finished.values():
                 if task.future.set_running_or_notify_cancel():
                     task.future.set_result(task.result())
+
+    def _note_speed(self, rows_per_second: float) -> None:
+        before = self._rows_per_second
+        # An average over some twenty tiles.
+        self._rows_per_second = rows_per_second if before is None else 0.95 * before + 0.05 * rows_per_second
 
     def _take(self) -> tuple[Lane, Tile, dict[int, Task]] | None:
         """Wait for work, and take one tile's jobs out of their lane; None when drained."""

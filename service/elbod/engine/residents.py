@@ -104,14 +104,15 @@ class Residents:
         """
         with self._lock:
             found = self.find(reference)
-            return found if found is not None else self._load(reference or self._name_default())
+            return found if found is not None else self._load(self._name_default() if reference is None else reference)
 
     def _name_default(self) -> str:
         if self._default is None:
             try:
                 names = self._store.names()
             except StoreError as error:
-                raise NotReady(f"the model store does not answer: {error}") from error
+                logger.error("the model store does not answer: %s", error)
+                raise NotReady("the model store does not answer: try again later") from error
             if not names:
                 raise NotReady("the model store holds no model yet: publish one with `elbod train` or `elbod demo`")
             if len(names) > 1:
@@ -131,9 +132,11 @@ class Residents:
             self._residents.pop(reference, None)
             raise UnknownModel(str(error)) from error
         except Unavailable as error:
-            raise NotReady(f"the model store does not answer: {error}") from error
+            # Where the store is, is the operator's business: the log and /readyz say it, answers do not.
+            logger.error("the model store does not answer: %s", error)
+            raise NotReady("the model store does not answer: try again later") from error
         except _LoadError as error:
-            raise ModelFailure(f"{reference!r} cannot be loaded: {error}") from error
+            raise ModelFailure(f"{reference!r} cannot be loaded: /readyz and the log say why") from error
         # Only models that exist are watched: a request's typing error must not cost a list request a second.
         self._watches[name] = watch
         self._residents[reference] = resident
