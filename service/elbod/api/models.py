@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from elbod import __version__
 from elbod.api import wire
-from elbod.api.service import STUCK_AFTER, Service
+from elbod.api.service import STUCK_AFTER, Service, service_of
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod_store import Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
 
@@ -17,23 +17,17 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
-
-
 @router.get("/models")
 def models(request: Request) -> dict[str, Any]:
     """Every model with its live versions, aliases, and what is loaded."""
-    service = _service(request)
+    service = service_of(request)
     return {"models": [_model(service, name) for name in _ask_store(service.store.names)]}
 
 
 @router.get("/models/{name}")
 def model(request: Request, name: str) -> dict[str, Any]:
     """One model: versions, aliases with their history, what is loaded."""
-    service = _service(request)
+    service = service_of(request)
     found = _model(service, name)
     found["history"] = {
         alias: [
@@ -48,14 +42,14 @@ def model(request: Request, name: str) -> dict[str, Any]:
 @router.get("/models/{name}/versions/{version}")
 def version(request: Request, name: str, version: int) -> Response:
     """The manifest: family, spec, likelihood, digests, metrics, training record and card."""
-    manifest: Manifest = _ask_store(_service(request).store.manifest, name, version)
+    manifest: Manifest = _ask_store(service_of(request).store.manifest, name, version)
     return Response(msgspec.json.encode(manifest), media_type=wire.JSON_TYPE)
 
 
 @router.get("/models/{name}/versions/{version}/reference")
 def reference(request: Request, name: str, version: int) -> Response:
     """Held-out rows with the scores that the worker published."""
-    store = _service(request).store
+    store = service_of(request).store
     manifest: Manifest = _ask_store(store.manifest, name, version)
     if manifest.reference is None:
         raise UnknownModel(f"{name}@{version} was published without reference rows")
@@ -71,7 +65,7 @@ def reference(request: Request, name: str, version: int) -> Response:
 @router.get("/healthz")
 def healthz(request: Request) -> Response:
     """200 while the compute thread lives and is not stuck."""
-    engine = _service(request).engine
+    engine = service_of(request).engine
     busy = engine.busy_seconds()
     healthy = engine.alive and busy < STUCK_AFTER
     body = {"status": "ok" if healthy else "stuck" if engine.alive else "dead", "busy_seconds": round(busy, 3)}
@@ -81,7 +75,7 @@ def healthz(request: Request) -> Response:
 @router.get("/readyz")
 def readyz(request: Request) -> Response:
     """200 once the default model is loaded, verified and warm, until the server drains; problems either way."""
-    service = _service(request)
+    service = service_of(request)
     default = service.residents.default
     ready = default is not None and not service.draining
     body = {

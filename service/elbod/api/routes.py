@@ -16,7 +16,7 @@ from elbod.api import schemas, wire
 from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_latents, check_rows
 from elbod.api.problems import invalid_fields
-from elbod.api.service import Service
+from elbod.api.service import service_of
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.errors import BodyTooLarge, BodyTooSlow, InvalidInput, NotAcceptable, UnsupportedMediaType
@@ -68,7 +68,7 @@ def _documented(
 )
 async def sample(request: Request) -> Response:
     """Draw x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
-    started, service = time.perf_counter(), _service(request)
+    started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, (*_DATA_TYPES, wire.PNG_TYPE))
     fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z"))
     resident = await service.resident(fields.model)
@@ -108,7 +108,7 @@ async def sample(request: Request) -> Response:
 @router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
 async def encode(request: Request) -> Response:
     """Parameters of q(z|x), optionally with draws."""
-    started, service = time.perf_counter(), _service(request)
+    started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, _DATA_TYPES)
     fields, arrays = await _parse(request, schemas.EncodeRequest, ("x",))
     resident = await service.resident(fields.model)
@@ -139,7 +139,7 @@ async def encode(request: Request) -> Response:
 @router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
 async def elbo(request: Request) -> Response:
     """The evidence lower bound of each row, with its parts, its error and tighter bounds."""
-    started, service = time.perf_counter(), _service(request)
+    started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, _DATA_TYPES)
     fields, arrays = await _parse(request, schemas.ElboRequest, ("x",))
     resident = await service.resident(fields.model)
@@ -212,12 +212,6 @@ def _defined(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _service(request: Request) -> Service:
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
-
-
 def _media_type(request: Request, offers: Sequence[str]) -> str:
     media = wire.best_media_type(request.headers.get("accept"), offers)
     if media is None:
@@ -226,7 +220,7 @@ def _media_type(request: Request, offers: Sequence[str]) -> str:
 
 
 async def _parse(request: Request, schema: type[Fields], array_names: Sequence[str]) -> tuple[Fields, Arrays]:
-    service = _service(request)
+    service = service_of(request)
     content_type = request.headers.get("content-type", wire.JSON_TYPE).partition(";")[0].strip().lower()
     if content_type not in _DATA_TYPES:
         raise UnsupportedMediaType(f"content type {content_type[:100]!r}: send {' or '.join(_DATA_TYPES)}")

@@ -15,6 +15,7 @@ from elbod.engine.loading import Resident
 from elbod.engine.residents import Poller, Residents
 from elbod.engine.runner import Runner
 from elbod.errors import DeadlineExceeded, InvalidInput, StartupError
+from elbod.generators.device import choose_device
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 
@@ -37,7 +38,7 @@ class Service:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:
             raise StartupError(f"cannot open the model store {settings.store}: {error}") from error
-        runner = Runner(choose_device(settings.device))
+        runner = Runner(_reproducible_device(settings.device))
         self.residents = Residents(
             self.store, runner, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
         )
@@ -88,16 +89,19 @@ class Service:
         return min(seconds, limit)
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA if there is any. In reproducible mode neither TF32 nor autotuning. Raises StartupError."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _reproducible_device(name: str) -> torch.device:
+    """The device with neither TF32 nor autotuning, which both change bytes. Raises StartupError."""
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise StartupError(f"no device {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise StartupError(f"device {name!r} is not available here: use auto or cpu")
+        device = choose_device(name)
+    except ValueError as error:
+        raise StartupError(str(error)) from error
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

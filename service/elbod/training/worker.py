@@ -11,6 +11,7 @@ import torch
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.checkpoint import InvalidCheckpoint
+from elbod.generators.device import choose_device
 from elbod.generators.likelihoods import Likelihood, make_likelihood
 from elbod.training import datasets
 from elbod.training.datasets import Dataset
@@ -161,17 +162,10 @@ def _cast(parts: Split, likelihood: Likelihood, recipe: Recipe) -> Split:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in {"cpu", "cuda"}:
-        raise InvalidRecipe(f"unknown device {name!r}: one of auto, cpu, cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRecipe("device cuda was asked for, but torch finds no CUDA device here")
-    return device
+        return choose_device(name)
+    except ValueError as error:
+        raise InvalidRecipe(str(error)) from error
 
 
 @contextlib.contextmanager
