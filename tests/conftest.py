@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import BITS, LEVELS, LINEAR, Server, publish
+from tests.support import BITS, LEVELS, LINEAR, VAMP, Server, publish
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with the models `levels` (default), `bits` and `linear`."""
+    """A store with the models `levels` (default), `bits`, `linear` and `vamp`."""
     store = ModelStore.open(tmp_path_factory.mktemp("served") / "store")
-    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR)):
+    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR), ("vamp", VAMP)):
         publish(store, name, blueprint)
     return store
 

@@ -45,6 +45,13 @@ BITS = Blueprint(
     levels=2,
     binarization="stochastic",
 )
+VAMP = Blueprint(
+    family="vae",
+    spec={"latent_dim": 3, "hidden": [24], "prior": "vamp", "pseudo_inputs": 10},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+)
 LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
 
 

@@ -55,22 +55,24 @@ def jobs(draw: st.DrawFn) -> Job:
     return replace(job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30])))
 
 
+@pytest.mark.parametrize("name", ["levels", "vamp"])
 @ANY_TIME
-@given(st.lists(jobs(), min_size=2, max_size=8))
+@given(company=st.lists(jobs(), min_size=2, max_size=8))
 def test_bytes_are_the_same_alone_and_in_any_company(
-    engine: Engine, residents: dict[str, Resident], company: list[Job]
+    engine: Engine, residents: dict[str, Resident], company: list[Job], name: str
 ) -> None:
-    levels = residents["levels"]
+    levels = residents[name]
     together = [engine.submit(job, levels) for job in company]
     for job, future in zip(company, together, strict=True):
         alone = arrays(engine.submit(job, levels).result(60))
         assert same_bytes(arrays(future.result(60)), alone)
 
 
+@pytest.mark.parametrize("name", ["levels", "vamp"])
 @ANY_TIME
-@given(jobs(), st.integers(1, 69))
+@given(job=jobs(), cut=st.integers(1, 69))
 def test_a_call_equals_two_calls_that_split_its_rows(
-    engine: Engine, residents: dict[str, Resident], job: Job, cut: int
+    engine: Engine, residents: dict[str, Resident], job: Job, cut: int, name: str
 ) -> None:
     cut = min(cut, job.rows - 1)
     if cut == 0:
@@ -79,8 +81,8 @@ def test_a_call_equals_two_calls_that_split_its_rows(
         replace(job, rows=b - a, first_index=job.first_index + a, x=None if job.x is None else job.x[a:b])
         for a, b in ((0, cut), (cut, job.rows))
     ]
-    whole = arrays(engine.submit(job, residents["levels"]).result(60))
-    split = [arrays(engine.submit(part, residents["levels"]).result(60)) for part in parts]
+    whole = arrays(engine.submit(job, residents[name]).result(60))
+    split = [arrays(engine.submit(part, residents[name]).result(60)) for part in parts]
     joined = {name: None if whole[name] is None else np.concatenate([part[name] for part in split]) for name in whole}
     assert same_bytes(joined, whole)
 
@@ -128,6 +130,27 @@ def test_the_engine_reports_the_bound_of_the_generator(engine: Engine, residents
         iwae = torch.logsumexp((r + log_p - log_q)[:6], 0) - np.log(6)
         assert columns["iwae"][row] == pytest.approx(float(iwae), rel=1e-6)
     np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-9)
+
+
+def test_a_prior_without_a_closed_form_has_sampled_terms_of_the_same_draws(
+    engine: Engine, residents: dict[str, Resident]
+) -> None:
+    """At S = K the mean log weight is the ELBO itself, so gap = iwae - elbo."""
+    x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
+    job = Job(verb=Verb.ELBO, rows=4, seed=11, x=x, num_samples=30, num_importance_samples=30)
+    columns = arrays(engine.submit(job, residents["vamp"]).result(60))
+    np.testing.assert_allclose(columns["gap"], columns["iwae"] - columns["elbo"], rtol=1e-9)
+    np.testing.assert_allclose(columns["elbo"], columns["reconstruction"] - columns["kl"], rtol=1e-12)
+    np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-12)
+    encode = Job(verb=Verb.ENCODE, rows=4, seed=11, x=x, num_samples=30)
+    encoded = engine.submit(encode, residents["vamp"]).result(60).value
+    assert isinstance(encoded, Encodings)
+    assert encoded.kl is not None
+    np.testing.assert_allclose(encoded.kl, columns["kl"], rtol=1e-12)
+    bare = engine.submit(replace(encode, num_samples=0), residents["vamp"]).result(60).value
+    assert isinstance(bare, Encodings)
+    assert bare.kl is None
+    assert bare.kl_per_dimension is None
 
 
 def test_the_importance_weights_of_an_exact_posterior_are_the_evidence(

@@ -197,7 +197,7 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
         "measure": likelihood.measure,
         "units": "nats",
         "event_dims": likelihood.event_dims,
-        "kl_estimator": "closed_form",
+        "kl_estimator": resident.generator.kl_estimator,
         "gap_kind": "exact" if exact else "lower" if job.num_importance_samples else None,
         "conditional_on": None,
         "num_samples": job.num_samples,

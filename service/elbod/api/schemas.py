@@ -113,7 +113,7 @@ class PosteriorParameters(BaseModel):
 class EncodeResponse(_Response):
     posterior: PosteriorParameters
     z: NullableArray = Field(description="(n, S, latent_dim); null at num_samples 0")
-    kl: ArrayField = Field(description="KL(q(z|x) || p(z)), nats, (n,)")
+    kl: NullableArray = Field(description="KL(q(z|x) || p(z)), nats, (n,); null without draws or closed form")
     kl_per_dimension: NullableArray = Field(description="(n, latent_dim); null where it does not separate")
 
 
@@ -147,7 +147,7 @@ class ElboResponse(_Response):
     measure: Literal["pmf", "density"]
     units: Literal["nats"]
     event_dims: int
-    kl_estimator: Literal["closed_form"]
+    kl_estimator: Literal["closed_form", "monte_carlo"]
     gap_kind: Literal["lower", "exact"] | None
     conditional_on: None
     num_samples: int

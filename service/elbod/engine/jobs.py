@@ -61,12 +61,15 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """Parameters of q(z|x), row-wise; draws z (n, S, latent_dim) or None; KL(q || p) in nats."""
+    """Parameters of q(z|x), row-wise; draws z (n, S, latent_dim) or None; KL(q || p) in nats.
+
+    Where KL has no closed form it is the mean over the draws, and None without draws.
+    """
 
     family: str
     parameters: Mapping[str, Array]
     z: Array | None
-    kl: Floats
+    kl: Floats | None
     kl_per_dimension: Floats | None
 
 

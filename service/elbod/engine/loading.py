@@ -64,6 +64,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     """The version, ready to serve. Raises elbod_store errors, InvalidCheckpoint, or ModelFailure; changes nothing."""
     started = time.monotonic()
     generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights)).to(runner.device)
+    generator.prepare()
     candidates = CUDA_TILES if runner.device.type == "cuda" else CPU_TILES
     proved = proved_sizes(runner, generator, candidates)
     sizes = proved or candidates[-1:]

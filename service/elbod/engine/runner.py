@@ -16,6 +16,7 @@ from torch import Tensor
 from elbod.engine.jobs import Array
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, normals, uniforms
+from elbod.generators.priors import ClosedFormPrior
 
 Outputs = dict[str, Array]
 
@@ -75,18 +76,19 @@ class Runner:
         self.device = device
 
     def encode(self, generator: Generator, x: Array) -> Outputs:
-        """q(z|x) of a tile of rows, with its closed-form terms against the prior, nats."""
+        """q(z|x) of a tile of rows, with its closed-form terms against the prior where there are any, nats."""
         with torch.inference_mode():
             rows = self._tensor(x)
             posterior = generator.encode(rows)
             exact, prior = posterior.double(), generator.prior()
             outputs = {PARAMETER + name: value for name, value in posterior.parameters.items()}
-            outputs["kl"] = prior.kl(exact)
-            outputs["log_prior"] = prior.expected_log_prob(exact)
-            outputs["entropy"] = exact.entropy()
-            per_dimension = prior.kl_per_dimension(exact)
-            if per_dimension is not None:
-                outputs["kl_per_dimension"] = per_dimension
+            if isinstance(prior, ClosedFormPrior):
+                outputs["kl"] = prior.kl(exact)
+                outputs["log_prior"] = prior.expected_log_prob(exact)
+                outputs["entropy"] = exact.entropy()
+                per_dimension = prior.kl_per_dimension(exact)
+                if per_dimension is not None:
+                    outputs["kl_per_dimension"] = per_dimension
             evidence = generator.log_evidence(rows)
             if evidence is not None:
                 outputs["log_evidence"] = evidence
@@ -127,10 +129,12 @@ class Runner:
             units = inputs.source == source
             if not units.any():
                 continue
-            noise = np.zeros(inputs.z.shape, np.float32)
-            noise[units] = normals(inputs.keys(units), stream, generator.latent_dim)
+            prior = generator.prior()
+            dimensions = prior.noise_dimensions if source is Source.PRIOR else generator.latent_dim
+            noise = np.zeros((len(inputs.z), dimensions), np.float32)
+            noise[units] = normals(inputs.keys(units), stream, dimensions)
             if source is Source.PRIOR:
-                drawn = generator.prior().draw(self._tensor(noise), temperature)
+                drawn = prior.draw(self._tensor(noise), temperature)
             else:
                 parameters = {name: self._tensor(value) for name, value in inputs.parameters.items()}
                 posterior = generator.posterior(parameters)

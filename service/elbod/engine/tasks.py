@@ -32,6 +32,7 @@ class Task:
         self.admitted = time.monotonic()
         self.started: float | None = None
         self._encodes = job.x is not None
+        self._samples_kl = resident.generator.kl_estimator == "monte_carlo"
         self._kept = _KEPT[job.verb] | {job.output} | ({"reconstruction_map"} if job.reconstruction_map else set())
         self._results: Outputs = {}
         self._begin(0)
@@ -99,8 +100,10 @@ class Task:
             assert self._x is not None
             inputs.x[at] = self._x[rows]
             inputs.wants |= {"score", "map"} if job.reconstruction_map else {"score"}
-            if job.num_importance_samples:
+            if job.num_importance_samples or self._samples_kl:
                 inputs.wants.add("weights")
+        elif job.verb is Verb.ENCODE and self._samples_kl:
+            inputs.wants.add("weights")
         elif job.verb is Verb.SAMPLE:
             inputs.wants.add(job.output)
             inputs.sampled[at] = job.output == "sample"
@@ -148,15 +151,26 @@ class Task:
         kept = {name: values for name, values in self._chunk.items() if name.startswith((PARAMETER, "kl"))}
         if self.job.draws:
             kept["z"] = self._chunk["z"].reshape(self._rows, self.job.draws, -1)
+            if self._samples_kl:
+                kept["kl"] = self._sampled_terms(self.job.draws).kl.mean(axis=1)
         return kept
+
+    def _sampled_terms(self, draws: int) -> PriorTerms:
+        """k_s = log q(z_s|x) - log p(z_s), c_s and h_s of the first draws."""
+        log_prior, log_q = (
+            self._chunk[name].reshape(self._rows, self.job.draws)[:, :draws] for name in ("log_prior_z", "log_q_z")
+        )
+        return PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
+
+    def _prior_terms(self) -> PriorTerms:
+        if self._samples_kl:
+            return self._sampled_terms(self.job.num_samples)
+        return PriorTerms(*(self._chunk[name][:, None] for name in ("kl", "log_prior", "entropy")))
 
     def _elbo(self) -> Outputs:
         job, chunk, likelihood = self.job, self._chunk, self.resident.generator.likelihood
         per_draw = chunk["reconstruction"].reshape(self._rows, job.draws)
-        terms = PriorTerms(
-            kl=chunk["kl"][:, None], log_prior=chunk["log_prior"][:, None], entropy=chunk["entropy"][:, None]
-        )
-        bound = elbo(per_draw[:, : job.num_samples], terms)
+        bound = elbo(per_draw[:, : job.num_samples], self._prior_terms())
         columns: dict[str, Floats] = {
             "elbo": bound.elbo,
             "standard_error": bound.standard_error,
@@ -208,7 +222,7 @@ class Task:
                 family=self.resident.posterior_family,
                 parameters={n.removeprefix(PARAMETER): v for n, v in kept.items() if n.startswith(PARAMETER)},
                 z=kept.get("z"),
-                kl=kept["kl"],
+                kl=kept.get("kl"),
                 kl_per_dimension=kept.get("kl_per_dimension"),
             )
         else:
@@ -220,7 +234,7 @@ class Task:
 # What a job keeps of a tile's outputs until its chunk is reduced.
 _KEPT = {
     Verb.SAMPLE: {"z"},
-    Verb.ENCODE: {"z", "kl", "kl_per_dimension"},
+    Verb.ENCODE: {"z", "kl", "kl_per_dimension", "log_prior_z", "log_q_z"},
     Verb.ELBO: {"kl", "log_prior", "entropy", "log_evidence", "reconstruction", "log_prior_z", "log_q_z"},
 }
 _MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

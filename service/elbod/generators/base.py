@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -30,6 +30,9 @@ class Blueprint:
     labels: tuple[str, ...] | None = None
 
 
+KlEstimator = Literal["closed_form", "monte_carlo"]
+
+
 class Generator(nn.Module, ABC):
     """A latent-variable model p(x, z) = p(z) p(x|z) with an approximate posterior q(z|x).
 
@@ -43,6 +46,8 @@ class Generator(nn.Module, ABC):
     def __init__(self, blueprint: Blueprint, latent_dim: int) -> None:
         super().__init__()
         self.blueprint = blueprint
+        # Whether the terms of the bound that do not involve x are all closed-form or all sampled.
+        self.kl_estimator: KlEstimator = "closed_form"
         self.latent_dim = latent_dim
         self.likelihood: Likelihood = make_likelihood(blueprint.likelihood, blueprint.event_shape, blueprint.levels)
 
@@ -54,6 +59,9 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def initialize(self, x: Tensor) -> None:
         """Set what the training rows decide before the first gradient step: for closed-form families, everything."""
+
+    def prepare(self) -> None:
+        """Compute what stays constant while the weights do; called once before a trained model is used."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:

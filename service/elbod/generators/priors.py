@@ -14,13 +14,22 @@ from elbod.generators.posteriors import DiagonalNormal, FullNormal, Posterior
 class Prior(ABC):
     """p(z) over d latent dimensions. Densities are in nats, summed over dimensions."""
 
+    @property
+    @abstractmethod
+    def noise_dimensions(self) -> int:
+        """How many standard normals one draw takes."""
+
     @abstractmethod
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        """z (n, d) from standard normal noise (n, d); temperature scales the randomness, 0 is the mean."""
+        """z (n, d) from standard normal noise (n, noise_dimensions); temperature (n, 1) scales the randomness."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), (n,)."""
+
+
+class ClosedFormPrior(Prior):
+    """A prior whose expectations under a Gaussian q are known exactly."""
 
     @abstractmethod
     def expected_log_prob(self, q: Posterior) -> Tensor:
@@ -36,10 +45,14 @@ class Prior(ABC):
 
 
 @dataclass(frozen=True)
-class StandardNormal(Prior):
-    """p(z) = N(0, I)."""
+class StandardNormal(ClosedFormPrior):
+    """p(z) = N(0, I); temperature 0 is the mean."""
 
     dimensions: int
+
+    @property
+    def noise_dimensions(self) -> int:
+        return self.dimensions
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
         return temperature * noise
@@ -64,3 +77,33 @@ class StandardNormal(Prior):
             return None
         p = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean), validate_args=False)
         return kl_divergence(q.distribution(), p)
+
+
+@dataclass(frozen=True)
+class NormalMixture(Prior):
+    """p(z) = 1/K sum over k of N(mean_k, diag(stddev_k^2)); mean and stddev are (K, d).
+
+    The VampPrior (Tomczak and Welling, "VAE with a VampPrior", AISTATS 2018) when the components are q(z|u_k) of
+    learned pseudo-inputs. Temperature scales the components' standard deviations, not the choice among them.
+    """
+
+    mean: Tensor
+    stddev: Tensor
+
+    @property
+    def noise_dimensions(self) -> int:
+        """One for each dimension, and one whose cumulative probability chooses the component."""
+        return self.mean.shape[1] + 1
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        count, d = self.mean.shape
+        chosen = (torch.special.ndtr(noise[:, d].double()) * count).long().clamp(max=count - 1)
+        return self.mean[chosen] + temperature * self.stddev[chosen] * noise[:, :d]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        # sum_i (z_i - m_i)^2 / s_i^2 expanded into matrix products, (n, K); float64 because the terms cancel.
+        z, mean, precision = z.double(), self.mean.double(), self.stddev.double() ** -2
+        mahalanobis = (z**2) @ precision.mT - 2 * z @ (mean * precision).mT + (mean**2 * precision).sum(1)
+        log_normalizer = 0.5 * (precision.log() - math.log(2 * math.pi)).sum(1)
+        count = len(mean)
+        return torch.logsumexp(log_normalizer - 0.5 * mahalanobis, dim=1) - math.log(count)

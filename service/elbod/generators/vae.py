@@ -1,20 +1,20 @@
 """`vae`: the variational auto-encoder of Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014.
 
-p(z) = N(0, I),   q(z|x) = N(mean(x), diag(stddev(x)^2)),   p(x|z) = product over i of a likelihood of network(z)_i
+p(z) = N(0, I) or a VampPrior,   q(z|x) = N(mean(x), diag(stddev(x)^2)),   p(x|z) = product over i of a likelihood of network(z)_i
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Literal, Self, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.likelihoods import Observation
 from elbod.generators.networks import Activation, mlp
 from elbod.generators.posteriors import DiagonalNormal
-from elbod.generators.priors import StandardNormal
+from elbod.generators.priors import NormalMixture, Prior, StandardNormal
 
 # exp(-7) ... exp(3): q neither collapses to a point nor leaves float32's comfortable range.
 _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
@@ -22,16 +22,23 @@ _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class VAESpec:
-    """Sizes of the networks; the decoder mirrors `hidden`. `dropout` acts while training only."""
+    """Sizes of the networks; the decoder mirrors `hidden`. `dropout` acts while training only.
+
+    The `vamp` prior is the mixture of q(z|u) over `pseudo_inputs` learned u.
+    """
 
     latent_dim: int
     hidden: tuple[int, ...] = (300, 300)
     activation: Activation = "silu"
     dropout: float = 0.0
+    prior: Literal["normal", "vamp"] = "normal"
+    pseudo_inputs: int = 500
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
             raise ValueError(f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}")
+        if self.pseudo_inputs < 1:
+            raise ValueError(f"pseudo_inputs must be positive, got {self.pseudo_inputs}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
 
@@ -52,6 +59,10 @@ class VAE(Generator):
         self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation, spec.dropout)
         self.register_buffer("shift", torch.zeros(self.event_shape))
         self.register_buffer("scale", torch.ones(self.event_shape))
+        self._components: NormalMixture | None = None
+        if spec.prior == "vamp":
+            self.kl_estimator = "monte_carlo"
+            self.pseudo_inputs = nn.Parameter(torch.zeros(spec.pseudo_inputs, event_dims))
 
     @classmethod
     def build(cls, blueprint: Blueprint, spec: VAESpec) -> Self:
@@ -59,9 +70,28 @@ class VAE(Generator):
 
     def initialize(self, x: Tensor) -> None:
         self.shift, self.scale = self.likelihood.standardization(x)
+        if self.kl_estimator == "monte_carlo":
+            # Pseudo-inputs begin as training rows, spread evenly over them.
+            rows = torch.linspace(0, len(x) - 1, len(self.pseudo_inputs)).round().long()
+            with torch.no_grad():
+                self.pseudo_inputs.copy_(self._standardized(x[rows]))
+
+    def prepare(self) -> None:
+        if self.kl_estimator == "monte_carlo":
+            with torch.no_grad():
+                self._components = self._vamp_prior()
+
+    def train(self, mode: bool = True) -> Self:
+        self._components = None
+        return super().train(mode)
 
     def encode(self, x: Tensor) -> DiagonalNormal:
-        standardized = ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1)
+        return self._encode(self._standardized(x))
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        return ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1)
+
+    def _encode(self, standardized: Tensor) -> DiagonalNormal:
         mean, log_stddev = self.encoder(standardized).chunk(2, dim=-1)
         return DiagonalNormal(mean, log_stddev.clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV).exp())
 
@@ -72,5 +102,11 @@ class VAE(Generator):
         outputs = self.decoder(z.to(self.shift.dtype)).unflatten(-1, (*self.event_shape, self.likelihood.parameters))
         return self.likelihood.observe(outputs, self.shift, self.scale)
 
-    def prior(self) -> StandardNormal:
-        return StandardNormal(self.latent_dim)
+    def prior(self) -> Prior:
+        if self.kl_estimator == "closed_form":
+            return StandardNormal(self.latent_dim)
+        return self._components or self._vamp_prior()
+
+    def _vamp_prior(self) -> NormalMixture:
+        q = self._encode(self.pseudo_inputs)
+        return NormalMixture(q.mean, q.stddev)

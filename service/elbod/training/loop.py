@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from elbod.generators import bounds
 from elbod.generators.base import Generator
+from elbod.generators.priors import ClosedFormPrior
 from elbod.training import schedules
 from elbod.training.errors import Diverged
 from elbod.training.recipes import Recipe
@@ -165,10 +166,12 @@ class Loop:
     def _objective(self, x: Tensor, beta: float) -> Tensor:
         """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
         generator = self._generator
-        q = generator.encode(x)
+        q, prior = generator.encode(x), generator.prior()
         noise = torch.randn(len(x), generator.latent_dim, generator=self._latent_noise, device=x.device)
-        log_likelihood = generator.decode(q.draw(noise)).log_prob(x).sum() / len(x)
-        return log_likelihood - beta * generator.prior().kl(q).mean()
+        z = q.draw(noise)
+        log_likelihood = generator.decode(z).log_prob(x).sum() / len(x)
+        kl = prior.kl(q) if isinstance(prior, ClosedFormPrior) else q.log_prob(z) - prior.log_prob(z)
+        return log_likelihood - beta * kl.mean()
 
     def _evaluate(self, epoch: int, objective: float | None) -> Point:
         elbo = score(self._average, self._validation, VALIDATION_SEED, _VALIDATION_SAMPLES).elbo

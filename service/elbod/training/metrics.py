@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from elbod.generators import bounds
+from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, Summary
 from elbod.generators.likelihoods import Likelihood
 from elbod.training.errors import RefusedModel
@@ -41,13 +42,14 @@ def _first(wrong: np.ndarray[Any, np.dtype[np.bool_]]) -> int | None:
 
 
 def held_out_metrics(
-    scores: Scores, baseline: Floats, likelihood: Likelihood, seed: int, num_samples: int, num_importance_samples: int
+    scores: Scores, baseline: Floats, generator: Generator, seed: int, num_samples: int, num_importance_samples: int
 ) -> dict[str, Any]:
     """Plain JSON: means over test rows in nats with their errors; None for what is undefined.
 
     `standard_error` is the spread of rows, noise within them included; `monte_carlo_standard_error` that noise alone.
     """
     elbo: Elbo = scores.elbo
+    likelihood = generator.likelihood
     held_out = bounds.summarize(elbo.elbo, elbo.standard_error)
     metrics: dict[str, Any] = {
         "units": "nats",
@@ -59,7 +61,7 @@ def held_out_metrics(
         **_named("elbo", held_out),
         "reconstruction": float(elbo.reconstruction.mean()),
         "kl": float(elbo.kl.mean()),
-        "kl_estimator": "closed_form",
+        "kl_estimator": generator.kl_estimator,
         "log_joint": float(elbo.log_joint.mean()),
         "entropy": float(elbo.entropy.mean()),
         **_bits("bits_per_dim", held_out, likelihood),

@@ -78,7 +78,7 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
     check_publishable(scores)
     metrics = held_out_metrics(
-        scores, material.baseline, generator.likelihood, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
+        scores, material.baseline, generator, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
     )
     generator = generator.cpu()
     return Draft(

@@ -16,6 +16,7 @@ from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted, PriorTerms
 from elbod.generators.noise import Keys, Stream
 from elbod.generators.posteriors import Posterior
+from elbod.generators.priors import ClosedFormPrior
 
 # Rows times draws that are decoded at once: few enough for a core's cache.
 _TILE = 256
@@ -42,73 +43,70 @@ def score(
     """
     if generator.training:
         raise ValueError("bounds are reported in eval mode only")
+    generator.prepare()
     draws = max(num_samples, num_importance_samples)
     rows = max(1, _TILE // draws)
-    parts = [
+    blocks = [
         _score_block(
-            generator, x[start : start + rows], seed, first_index + start, draws, sampled=num_importance_samples > 0
+            generator, x[start : start + rows], seed, first_index + start, draws, weights=num_importance_samples > 0
         )
         for start in range(0, len(x), rows)
     ]
-    terms = PriorTerms(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("kl", "prior", "entropy"))
-    )
-    reconstruction = np.concatenate([part.reconstruction for part in parts])
+
+    def column(name: str) -> Floats:
+        return np.concatenate([block[name] for block in blocks])
+
+    reconstruction = column("reconstruction")
+    if generator.kl_estimator == "closed_form":
+        terms = PriorTerms(*(column(name)[:, None] for name in ("kl", "log_prior", "entropy")))
+    else:
+        log_prior, log_q = column("log_prior_z")[:, :num_samples], column("log_q_z")[:, :num_samples]
+        terms = PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
     importance = None
     # A model that gives infinities is for the caller to refuse, with its row.
     with np.errstate(invalid="ignore", over="ignore"):
         elbo = bounds.elbo(reconstruction[:, :num_samples], terms)
         if num_importance_samples:
-            log_weights = np.concatenate([part.log_weights for part in parts if part.log_weights is not None])
+            log_weights = reconstruction + column("log_prior_z") - column("log_q_z")
             importance = bounds.importance_weighted(log_weights[:, :num_importance_samples])
-    separate = [part.kl_per_dimension for part in parts if part.kl_per_dimension is not None]
-    exact = [part.log_evidence for part in parts if part.log_evidence is not None]
+    known = blocks[0].keys()
     return Scores(
         elbo,
         importance,
-        np.concatenate(separate) if separate else None,
-        np.concatenate(exact) if exact else None,
+        column("kl_per_dimension") if "kl_per_dimension" in known else None,
+        column("log_evidence") if "log_evidence" in known else None,
     )
 
 
-@dataclass(frozen=True)
-class _Block:
-    kl: Floats
-    prior: Floats
-    entropy: Floats
-    reconstruction: Floats
-    log_weights: Floats | None
-    kl_per_dimension: Floats | None
-    log_evidence: Floats | None
-
-
-def _score_block(generator: Generator, x: Tensor, seed: int, index: int, draws: int, *, sampled: bool) -> _Block:
+def _score_block(
+    generator: Generator, x: Tensor, seed: int, index: int, draws: int, *, weights: bool
+) -> dict[str, Floats]:
+    """Terms of a few rows by name: (n,) what is closed-form, (n, draws) what is sampled."""
     prior, encoded = generator.prior(), generator.encode(x)
-    q = encoded.double()
+    exact = encoded.double()
     n, step = len(x), max(1, _TILE // len(x))
-    reconstruction = np.empty((n, draws))
-    log_weights = np.empty((n, draws)) if sampled else None
+    closed: dict[str, Tensor | None] = {"log_evidence": generator.log_evidence(x)}
+    if isinstance(prior, ClosedFormPrior):
+        closed |= {
+            "kl": prior.kl(exact),
+            "log_prior": prior.expected_log_prob(exact),
+            "entropy": exact.entropy(),
+            "kl_per_dimension": prior.kl_per_dimension(exact),
+        }
+    sampled = {"reconstruction": np.empty((n, draws))}
+    if weights or generator.kl_estimator == "monte_carlo":
+        sampled |= {"log_prior_z": np.empty((n, draws)), "log_q_z": np.empty((n, draws))}
     for first in range(0, draws, step):
         count = min(step, draws - first)
+        columns = slice(first, first + count)
         repeated = _repeat(generator, encoded, count)
         z = repeated.draw(_noise(seed, index, n, first, count, generator.latent_dim).to(x.device))
         element = generator.decode(z).double().log_prob(x.repeat_interleave(count, 0))
-        log_likelihood = element.flatten(1).sum(1)
-        columns = slice(first, first + count)
-        reconstruction[:, columns] = _array(log_likelihood).reshape(n, count)
-        if log_weights is not None:
-            log_weight = log_likelihood + (prior.log_prob(z) - repeated.log_prob(z))
-            log_weights[:, columns] = _array(log_weight).reshape(n, count)
-    kl_per_dimension, log_evidence = prior.kl_per_dimension(q), generator.log_evidence(x)
-    return _Block(
-        kl=_array(prior.kl(q))[:, None],
-        prior=_array(prior.expected_log_prob(q))[:, None],
-        entropy=_array(q.entropy())[:, None],
-        reconstruction=reconstruction,
-        log_weights=log_weights,
-        kl_per_dimension=None if kl_per_dimension is None else _array(kl_per_dimension),
-        log_evidence=None if log_evidence is None else _array(log_evidence),
-    )
+        sampled["reconstruction"][:, columns] = _array(element.flatten(1).sum(1)).reshape(n, count)
+        if "log_q_z" in sampled:
+            sampled["log_prior_z"][:, columns] = _array(prior.log_prob(z)).reshape(n, count)
+            sampled["log_q_z"][:, columns] = _array(repeated.log_prob(z)).reshape(n, count)
+    return sampled | {name: _array(value) for name, value in closed.items() if value is not None}
 
 
 def _repeat(generator: Generator, q: Posterior, count: int) -> Posterior:

@@ -131,7 +131,10 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
     except (InvalidCheckpoint, ValueError) as error:
         raise InvalidRecipe(f"recipe {recipe.name}: {error}") from error
     try:
-        generator.initialize(torch.from_numpy(parts.train))
+        train = torch.from_numpy(parts.train)
+        if recipe.binarization == "stochastic" and train.dtype == torch.uint8:
+            train = train / 255
+        generator.initialize(train)
     except ValueError as error:
         raise InvalidDataset(f"{dataset.name}: {error}") from error
     return generator, parts
