@@ -50,6 +50,8 @@ def check(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
         ("/elbo", {"x": X, "num_samples": 10**9}, ["num_samples is 1000000000, the limit is 1024"], "/num_samples"),
         ("/elbo", {"x": X, "num_importance_samples": 10**7}, ["limit is 16384"], "/num_importance_samples"),
         ("/elbo", {"x": X * 5000, "num_samples": 1000}, ["5000000 row-draws", "split"], ""),
+        ("/elbo", {"x": X, "num_samples": 4, "target_standard_error": 1}, ["give one of them"], "/num_samples"),
+        ("/elbo", {"x": X, "target_standard_error": 0}, ["target_standard_error"], "/target_standard_error"),
         ("/elbo", {"x": X, "num_samples": 1.5}, ["num_samples"], "/num_samples"),
         ("/elbo", {"x": X, "num_samples": "4"}, ["num_samples"], "/num_samples"),
         ("/elbo", {"x": X, "include": ["everything"]}, ["include"], "/include/0"),

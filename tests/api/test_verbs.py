@@ -178,3 +178,29 @@ def test_request_ids_are_echoed_or_made(http: httpx.Client) -> None:
     made = {http.get("/version", headers={"X-Request-Id": "no spaces"}).headers["x-request-id"] for _ in range(2)}
     assert len(made) == 2
     assert "no spaces" not in made
+
+
+def test_a_target_error_gives_each_row_its_own_number_of_draws(http: httpx.Client, levels_rows: Any) -> None:
+    x = levels_rows.tolist()
+    body = post(http, "/elbo", x=x, seed=3, target_standard_error=0.5)
+    assert len(body["num_samples"]) == len(body["target_met"]) == 40
+    assert min(body["num_samples"]) >= 64
+    assert set(body["target_met"]) <= {True, False}
+    for met, error in zip(body["target_met"], body["standard_error"], strict=True):
+        assert met == (error <= 0.5)
+    binary = http.post(
+        "/elbo",
+        content=safetensors({"x": levels_rows}, seed=3, target_standard_error=0.5),
+        headers={"Content-Type": SAFETENSORS, "Accept": SAFETENSORS},
+    )
+    tensors = load_safetensors(binary.content)
+    assert tensors["num_samples"].tolist() == body["num_samples"]
+    assert tensors["target_met"].tolist() == body["target_met"]
+
+
+def test_a_model_without_calibration_says_why_it_ranks_nothing(http: httpx.Client, levels_rows: Any) -> None:
+    body = post(http, "/elbo", x=levels_rows[:2].tolist())
+    assert body["quantile"] is None
+    assert body["typicality"] is None
+    assert body["reference_size"] is None
+    assert "without calibration" in body["reference_reason"]

@@ -56,6 +56,7 @@ def test_a_worker_publishes_twice_while_callers_are_answered(
         reference = http.get("/models/digits/versions/2/reference").json()
         request = {"x": reference["x"], "seed": 0, "num_samples": 16}
         scores = http.post("/elbo", json=request).json()
+        blank = http.post("/elbo", json={"x": [[[0] * 8] * 8], "num_samples": 16}).json()
         manifest = http.get("/models/digits/versions/2").json()
         history = http.get("/models/digits").json()["history"]["production"]
     assert {status for status, _ in answers} == {200}
@@ -65,6 +66,11 @@ def test_a_worker_publishes_twice_while_callers_are_answered(
     for name in ("elbo", "reconstruction", "kl", "entropy"):
         assert scores[name] == pytest.approx(reference[name], rel=1e-4)
     assert [entry["version"] for entry in history] == [1, 2]
+    # Held-out rows are typical, a blank sheet is not.
+    calibration = manifest["training"]["split"]["calibration"]
+    assert (scores["reference_size"], scores["reference_num_samples"]) == (calibration, 16)
+    assert max(scores["typicality"]) > 0.3
+    assert blank["typicality"][0] == pytest.approx(2 / (calibration + 1))
 
 
 def test_workers_killed_while_they_publish_leave_every_reader_fine(

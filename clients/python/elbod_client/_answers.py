@@ -103,6 +103,7 @@ def scores(response: httpx.Response) -> Scores:
     elbo = tensors.column("elbo")
     n = len(elbo)
     summary = fields.object("summary")
+    per_row = tensors.optional_column("num_samples", n)
     return Scores(
         **_origin(fields),
         elbo=elbo,
@@ -133,8 +134,14 @@ def scores(response: httpx.Response) -> Scores:
         kl_estimator=fields.text("kl_estimator"),
         gap_kind=fields.optional_text("gap_kind"),
         conditional_on=fields.optional_text("conditional_on"),
-        num_samples=fields.integer("num_samples"),
+        num_samples=fields.integer("num_samples") if per_row is None else per_row,
         num_importance_samples=fields.integer("num_importance_samples"),
+        target_met=tensors.optional_column("target_met", n),
+        quantile=tensors.optional_column("quantile", n),
+        typicality=tensors.optional_column("typicality", n),
+        reference_num_samples=fields.optional_integer("reference_num_samples"),
+        reference_size=fields.optional_integer("reference_size"),
+        reference_reason=fields.optional_text("reference_reason"),
     )
 
 

@@ -70,8 +70,9 @@ def encode(
 def elbo(
     x: ArrayLike,
     *,
-    num_samples: SupportsIndex,
+    num_samples: SupportsIndex | None,
     num_importance_samples: SupportsIndex,
+    target_standard_error: float | None,
     seed: SupportsIndex | None,
     first_index: SupportsIndex,
     binarize: Binarize | None,
@@ -82,7 +83,8 @@ def elbo(
         raise TypeError(f"include must be a sequence of names: write include=[{include!r}]")
     fields = {
         **_common(seed, first_index, model),
-        "num_samples": _integer("num_samples", num_samples),
+        "num_samples": None if num_samples is None else _integer("num_samples", num_samples),
+        "target_standard_error": target_standard_error,
         "num_importance_samples": _integer("num_importance_samples", num_importance_samples),
         "binarize": binarize,
         "include": list(include),

@@ -118,8 +118,9 @@ class Client:
         self,
         x: ArrayLike,
         *,
-        num_samples: SupportsIndex = 1,
+        num_samples: SupportsIndex | None = None,
         num_importance_samples: SupportsIndex = 0,
+        target_standard_error: float | None = None,
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
@@ -129,8 +130,9 @@ class Client:
         """The evidence lower bound of each row, E_q[log p(x|z)] - KL(q(z|x) || p(z)), in nats.
 
         x, binarize: as in `encode`.
-        num_samples: draws of z a row for the bound.
+        num_samples: draws of z a row for the bound; 1 unless given.
         num_importance_samples: draws a row for the tighter importance-weighted bound; 0 for none.
+        target_standard_error: nats; instead of num_samples, each row gets the draws that a pilot of 64 asks for.
         seed, first_index: as in `sample`.
         include: "reconstruction_map" adds E_q[log p(x_i|z)] of every element.
         """
@@ -138,6 +140,7 @@ class Client:
             x,
             num_samples=num_samples,
             num_importance_samples=num_importance_samples,
+            target_standard_error=target_standard_error,
             seed=seed,
             first_index=first_index,
             binarize=binarize,

@@ -46,6 +46,9 @@ class Fields:
     def text(self, name: str) -> str:
         return self._typed(name, str)
 
+    def optional_integer(self, name: str) -> int | None:
+        return None if self._values.get(name) is None else self.integer(name)
+
     def optional_text(self, name: str) -> str | None:
         return None if self._values.get(name) is None else self.text(name)
 

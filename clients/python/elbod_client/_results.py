@@ -134,9 +134,12 @@ class Scores(_Result):
     gap, gap_standard_error: estimate of KL(q(z|x) || p(z|x)); gap_kind says "lower" (bound) or "exact".
     log_evidence: log p(x) of families that have it in closed form.
     reconstruction_map: (n, *event_shape), E_q[log p(x_i|z)] of every element, if included.
+    quantile: of elbo among the model's reference_size calibration rows, with reference_num_samples draws, in (0, 1].
+    typicality: conformal p-value of the same comparison, small is atypical; reference_reason says why both are None.
+    target_met: bool, whether standard_error <= target_standard_error; then num_samples is (n,) int64, too.
 
     summary, likelihood, measure ("pmf" or "density"), units ("nats"), event_dims, kl_estimator, conditional_on,
-    num_samples and num_importance_samples hold for all rows.
+    num_importance_samples, and num_samples without a target, hold for all rows.
     """
 
     elbo: Floats
@@ -162,8 +165,14 @@ class Scores(_Result):
     kl_estimator: str
     gap_kind: str | None
     conditional_on: str | None
-    num_samples: int
+    num_samples: int | Array
     num_importance_samples: int
+    target_met: Array | None
+    quantile: Floats | None
+    typicality: Floats | None
+    reference_num_samples: int | None
+    reference_size: int | None
+    reference_reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_latents, check_rows
 from elbod.api.problems import invalid_fields
 from elbod.api.service import service_of
+from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.errors import BodyTooLarge, BodyTooSlow, InvalidInput, NotAcceptable, UnsupportedMediaType
@@ -145,6 +146,8 @@ async def elbo(request: Request) -> Response:
     resident = await service.resident(fields.model)
     settings = service.settings
     x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows)
+    if fields.target_standard_error is not None and "num_samples" in fields.model_fields_set:
+        raise InvalidInput.at("/num_samples", "num_samples is what target_standard_error decides: give one of them")
     check_count("num_samples", fields.num_samples, settings.max_num_samples)
     check_count("num_importance_samples", fields.num_importance_samples, settings.max_importance_samples)
     job = Job(
@@ -153,7 +156,8 @@ async def elbo(request: Request) -> Response:
         seed=_seed(fields),
         first_index=_first_index(fields, len(x)),
         x=x,
-        num_samples=fields.num_samples,
+        num_samples=fields.num_samples if fields.target_standard_error is None else settings.max_num_samples,
+        target_standard_error=fields.target_standard_error,
         num_importance_samples=fields.num_importance_samples,
         binarize=fields.binarize,
         reconstruction_map="reconstruction_map" in fields.include,
@@ -179,6 +183,9 @@ _COLUMNS = (
     "gap",
     "gap_standard_error",
     "log_evidence",
+    "quantile",
+    "typicality",
+    "target_met",
 )
 
 
@@ -200,12 +207,28 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
         "kl_estimator": resident.generator.kl_estimator,
         "gap_kind": "exact" if exact else "lower" if job.num_importance_samples else None,
         "conditional_on": None,
-        "num_samples": job.num_samples,
         "num_importance_samples": job.num_importance_samples,
+        **_reference(job, resident),
     }
     # A column that is undefined for all rows is null as a whole.
     arrays = {name: a if (a := columns.get(name)) is not None and not np.isnan(a).all() else None for name in _COLUMNS}
-    return Answer(fields, arrays | {"reconstruction_map": scores.reconstruction_map})
+    arrays["reconstruction_map"] = scores.reconstruction_map
+    if job.target_standard_error is None:
+        return Answer(fields | {"num_samples": job.num_samples}, arrays)
+    return Answer(fields, arrays | {"num_samples": columns["num_samples"]})
+
+
+def _reference(job: Job, resident: Resident) -> dict[str, Any]:
+    """What quantile and typicality compare with, or why they are null."""
+    used = resident.calibration.get(reductions.calibration_samples(job, resident))
+    if used is not None:
+        return {"reference_num_samples": used.num_samples, "reference_size": len(used.scores), "reference_reason": None}
+    reason = (
+        "the model was published without calibration scores"
+        if not resident.calibration
+        else f"the model was calibrated with binarization {resident.manifest.binarization}, not {job.binarize}"
+    )
+    return {"reference_num_samples": None, "reference_size": None, "reference_reason": reason}
 
 
 def _defined(value: float) -> float | None:

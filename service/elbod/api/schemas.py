@@ -65,6 +65,12 @@ class ElboRequest(Request):
 
     num_samples: int = Field(1, ge=1, description="S, draws of the ELBO a row", examples=[16])
     num_importance_samples: int = Field(0, ge=0, description="K, draws of the importance-weighted bound; 0 = none")
+    target_standard_error: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="nats; each row gets the S that a pilot of 64 draws asks for, instead of num_samples",
+    )
     binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
     include: list[Literal["reconstruction_map"]] = Field(
         default_factory=list, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
@@ -150,8 +156,16 @@ class ElboResponse(_Response):
     kl_estimator: Literal["closed_form", "monte_carlo"]
     gap_kind: Literal["lower", "exact"] | None
     conditional_on: None
-    num_samples: int
+    num_samples: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, *_ARRAY_SCHEMA["anyOf"]]})] = Field(
+        description="S; per row (n,) with target_standard_error"
+    )
+    target_met: NullableArray = Field(description="whether standard_error <= target_standard_error, (n,)")
     num_importance_samples: int
+    quantile: NullableArray = Field(description="of elbo among the model's calibration rows, in (0, 1], (n,)")
+    typicality: NullableArray = Field(description="conformal p-value: small is atypical, (n,)")
+    reference_num_samples: int | None = Field(description="draws a row that quantile and typicality compare")
+    reference_size: int | None = Field(description="number of calibration rows")
+    reference_reason: str | None = Field(description="why quantile and typicality are null")
 
 
 class Problem(BaseModel):

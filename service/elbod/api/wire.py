@@ -29,7 +29,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype("<f8"),
 }
 _SAFETENSORS_NAMES = {"U8": "uint8", "I64": "int64", "F32": "float32", "F64": "float64"}
-_SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()}
+# Booleans are written and never read: no request has any.
+_SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()} | {np.dtype(np.bool_): "BOOL"}
 _MAX_HEADER = 1024**2
 _MAX_DIMENSIONS = 64  # numpy's own
 

@@ -16,8 +16,9 @@ import torch
 from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
+from elbod.engine.reductions import work_bytes
 from elbod.engine.runner import DrawInputs, Runner, row_dtype
-from elbod.engine.tasks import Task, work_bytes
+from elbod.engine.tasks import CHUNK, Task
 from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Engine:
         """
         future: Future[Result] = Future()
         task = Task(job, resident, future)
-        rows, size = job.row_draws, work_bytes(job, resident.generator.likelihood.event_dims)
+        rows, size = job.row_draws, work_bytes(job, resident.generator.likelihood.event_dims, CHUNK)
         self._refuse_oversized(rows, size)
         with self._changed:
             if self._draining:

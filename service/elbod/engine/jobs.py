@@ -12,6 +12,9 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Binarize = Literal["threshold", "stochastic"]
 
+# Draws of the pilot that decides how many a row needs for its target error.
+PILOT_DRAWS = 64
+
 
 class Verb(StrEnum):
     SAMPLE = "sample"
@@ -23,7 +26,8 @@ class Verb(StrEnum):
 class Job:
     """One request against one model version; row i is example `first_index + i` under `seed`.
 
-    `x` is (rows, *event_shape) in data units and within the support (or within [0, 1] with `binarize`); `z` is
+    With a `target_standard_error`, each row has the S that its pilot asks for, and `num_samples` is the most that it
+    may get. `x` is (rows, *event_shape) in data units and within the support (or within [0, 1] with `binarize`); `z` is
     (rows, latent_dim) float32. `num_samples` is S of /elbo, or the draws a row of /encode.
     """
 
@@ -35,6 +39,7 @@ class Job:
     z: Array | None = None
     num_samples: int = 1
     num_importance_samples: int = 0
+    target_standard_error: float | None = None
     temperature: float = 1.0
     output: Literal["sample", "mean"] = "sample"
     binarize: Binarize | None = None
@@ -47,8 +52,9 @@ class Job:
 
     @property
     def row_draws(self) -> int:
-        """The job's size in the unit that the queue is bounded by."""
-        return self.rows * max(1, self.draws)
+        """The job's size in the unit that the queue is bounded by: the most that it may take."""
+        pilot = 0 if self.target_standard_error is None else PILOT_DRAWS
+        return self.rows * max(1, self.draws + pilot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,9 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The bound's parts by name, each (n,) float64 in nats; the map is (n, *event_shape) or None."""
+    """The bound's parts by name, each (n,), scores in float64 nats; the map is (n, *event_shape) or None."""
 
-    columns: Mapping[str, Floats]
+    columns: Mapping[str, Array]
     reconstruction_map: Floats | None
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from elbod import __version__
-from elbod.engine.jobs import Array
+from elbod.engine.jobs import Array, Floats
 from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source
 from elbod.engine.selftest import proved_sizes
 from elbod.errors import ModelFailure
@@ -28,11 +28,20 @@ CUDA_TILES = (64, 256, 1024)
 _REFERENCE_TOLERANCE = 1e-4
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Ascending bounds of `num_samples` draws of rows that the model has never seen, float64."""
+
+    num_samples: int
+    scores: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or the widest one if it proved none.
 
-    `posterior_family` and `posterior_shared` describe q(z|x) beyond its row-wise parameters.
+    `calibration` has one entry for each S that the worker scored; `posterior_family` and `posterior_shared` describe
+    q(z|x) beyond its row-wise parameters.
     """
 
     manifest: Manifest
@@ -42,6 +51,7 @@ class Resident:
     fingerprint: str
     posterior_family: str
     posterior_shared: dict[str, Array]
+    calibration: dict[int, Calibration]
     nbytes: int
 
     @property
@@ -80,12 +90,34 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         fingerprint=fingerprint(runner.device, sizes),
         posterior_family=posterior.family,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
+        calibration=_calibration(store, manifest),
         nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
     )
     logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, sizes)
     if not proved:
         logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
     return resident
+
+
+def _calibration(store: ModelStore, manifest: Manifest) -> dict[int, Calibration]:
+    if manifest.calibration is None:
+        return {}
+    found = {}
+    try:
+        for name, scores in load_safetensors(store.read(manifest.calibration)).items():
+            samples = int(name.removeprefix("elbo_"))
+            if (
+                scores.dtype != np.float64
+                or scores.ndim != 1
+                or (np.diff(scores) < 0).any()
+                or not np.isfinite(scores).all()
+            ):
+                raise ValueError(f"{name} must be ascending finite float64 scores")
+            found[samples] = Calibration(samples, scores)
+    except (SafetensorError, ValueError) as error:
+        name = f"{manifest.name}@{manifest.version}"
+        raise ModelFailure(f"the calibration scores of {name} cannot be read: {error}") from error
+    return found
 
 
 def blueprint(manifest: Manifest) -> Blueprint:

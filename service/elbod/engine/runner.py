@@ -25,11 +25,15 @@ PARAMETER = "q."
 
 
 class Source(IntEnum):
-    """Where a unit's z comes from."""
+    """Where a unit's z comes from; the pilot draws from the posterior, too, with noise of its own."""
 
     GIVEN = 0
     PRIOR = 1
     POSTERIOR = 2
+    PILOT = 3
+
+
+_STREAMS = {Source.PRIOR: Stream.PRIOR, Source.POSTERIOR: Stream.POSTERIOR, Source.PILOT: Stream.PILOT}
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ class Runner:
         z = self._tensor(inputs.z)
         temperature = self._tensor(inputs.temperature)[:, None]
         posterior = None
-        for source, stream in ((Source.PRIOR, Stream.PRIOR), (Source.POSTERIOR, Stream.POSTERIOR)):
+        for source, stream in _STREAMS.items():
             units = inputs.source == source
             if not units.any():
                 continue

@@ -109,6 +109,18 @@ def bits_per_dim(elbo_nats: Floats, event_dims: int) -> Floats:
     return -elbo_nats / (event_dims * math.log(2))
 
 
+def rank(scores: Floats, reference: Floats) -> tuple[Floats, Floats]:
+    """(quantile, typicality) of each score among ascending reference scores of n exchangeable rows.
+
+    p_lo = (1 + #{r <= e})/(n + 1) is the quantile, p_hi likewise with >=, typicality = min(1, 2 min(p_lo, p_hi)): a
+    conformal p-value, P(typicality <= a) <= a for rows like the reference ones (Vovk, Gammerman and Shafer, 2005).
+    """
+    n = len(reference)
+    lower = (1 + np.searchsorted(reference, scores, side="right")) / (n + 1)
+    upper = (1 + n - np.searchsorted(reference, scores, side="left")) / (n + 1)
+    return lower, np.minimum(1.0, 2 * np.minimum(lower, upper))
+
+
 @dataclass(frozen=True)
 class Summary:
     """The mean over rows; `standard_error` is the spread of rows, noise within them included."""

@@ -20,7 +20,7 @@ from elbod.training.datasets import Array, Dataset
 from elbod.training.loop import Point
 from elbod.training.metrics import check_publishable, held_out_metrics
 from elbod.training.recipes import Recipe, command_line
-from elbod.training.scoring import Scores, score
+from elbod.training.scoring import Scores, calibration_scores, score
 from elbod.training.splits import Split
 from elbod_store import Draft
 
@@ -77,6 +77,7 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     test = torch.from_numpy(material.parts.test).to(material.device)
     scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
     check_publishable(scores)
+    calibration = calibration_scores(generator, torch.from_numpy(material.parts.calibration).to(material.device))
     metrics = held_out_metrics(
         scores, material.baseline, generator, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
     )
@@ -91,6 +92,7 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
         levels=blueprint.levels,
         binarization=blueprint.binarization,
         labels=blueprint.labels,
+        calibration=save_safetensors({f"elbo_{samples}": found for samples, found in calibration.items()}),
         reference=reference_rows(generator, material.parts.test[:_REFERENCE_ROWS], scores, recipe),
         metrics=metrics,
         training=training_record(material, history),

@@ -21,6 +21,9 @@ from elbod.generators.priors import ClosedFormPrior
 # Rows times draws that are decoded at once: few enough for a core's cache.
 _TILE = 256
 
+# The numbers of draws that calibration scores are stored for.
+CALIBRATION_SAMPLES = (1, 4, 16, 64)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,45 +44,56 @@ def score(
 
     The ELBO uses draws 0 ... S-1 and closed-form prior terms, the importance weights draws 0 ... K-1 and sampled ones.
     """
-    if generator.training:
-        raise ValueError("bounds are reported in eval mode only")
-    generator.prepare()
     draws = max(num_samples, num_importance_samples)
-    rows = max(1, _TILE // draws)
-    blocks = [
-        _score_block(
-            generator, x[start : start + rows], seed, first_index + start, draws, weights=num_importance_samples > 0
-        )
-        for start in range(0, len(x), rows)
-    ]
-
-    def column(name: str) -> Floats:
-        return np.concatenate([block[name] for block in blocks])
-
-    reconstruction = column("reconstruction")
-    if generator.kl_estimator == "closed_form":
-        terms = PriorTerms(*(column(name)[:, None] for name in ("kl", "log_prior", "entropy")))
-    else:
-        log_prior, log_q = column("log_prior_z")[:, :num_samples], column("log_q_z")[:, :num_samples]
-        terms = PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
+    weights = num_importance_samples > 0
+    columns = _columns(generator, x, Stream.POSTERIOR, seed, first_index, draws, weights=weights)
     importance = None
     # A model that gives infinities is for the caller to refuse, with its row.
     with np.errstate(invalid="ignore", over="ignore"):
-        elbo = bounds.elbo(reconstruction[:, :num_samples], terms)
+        elbo = _elbo(columns, num_samples)
         if num_importance_samples:
-            log_weights = reconstruction + column("log_prior_z") - column("log_q_z")
+            log_weights = columns["reconstruction"] + columns["log_prior_z"] - columns["log_q_z"]
             importance = bounds.importance_weighted(log_weights[:, :num_importance_samples])
-    known = blocks[0].keys()
-    return Scores(
-        elbo,
-        importance,
-        column("kl_per_dimension") if "kl_per_dimension" in known else None,
-        column("log_evidence") if "log_evidence" in known else None,
-    )
+    return Scores(elbo, importance, columns.get("kl_per_dimension"), columns.get("log_evidence"))
+
+
+@torch.inference_mode()
+def calibration_scores(generator: Generator, x: Tensor) -> dict[int, Floats]:
+    """Ascending bounds of rows that the model has never seen, by number of draws: what later scores are ranked among.
+
+    Row i has the noise of index i in a stream of its own, so that no request shares it.
+    """
+    columns = _columns(generator, x, Stream.CALIBRATION, 0, 0, max(CALIBRATION_SAMPLES), weights=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return {samples: np.sort(_elbo(columns, samples).elbo) for samples in CALIBRATION_SAMPLES}
+
+
+def _elbo(columns: dict[str, Floats], samples: int) -> Elbo:
+    if "kl" in columns:
+        terms = PriorTerms(*(columns[name][:, None] for name in ("kl", "log_prior", "entropy")))
+    else:
+        log_prior, log_q = columns["log_prior_z"][:, :samples], columns["log_q_z"][:, :samples]
+        terms = PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
+    return bounds.elbo(columns["reconstruction"][:, :samples], terms)
+
+
+def _columns(
+    generator: Generator, x: Tensor, stream: Stream, seed: int, first_index: int, draws: int, *, weights: bool
+) -> dict[str, Floats]:
+    """Terms of all rows by name, in blocks small enough for a core's cache."""
+    if generator.training:
+        raise ValueError("bounds are reported in eval mode only")
+    generator.prepare()
+    rows = max(1, _TILE // draws)
+    blocks = [
+        _score_block(generator, x[start : start + rows], stream, seed, first_index + start, draws, weights=weights)
+        for start in range(0, len(x), rows)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _score_block(
-    generator: Generator, x: Tensor, seed: int, index: int, draws: int, *, weights: bool
+    generator: Generator, x: Tensor, stream: Stream, seed: int, index: int, draws: int, *, weights: bool
 ) -> dict[str, Floats]:
     """Terms of a few rows by name: (n,) what is closed-form, (n, draws) what is sampled."""
     prior, encoded = generator.prior(), generator.encode(x)
@@ -100,7 +114,7 @@ def _score_block(
         count = min(step, draws - first)
         columns = slice(first, first + count)
         repeated = _repeat(generator, encoded, count)
-        z = repeated.draw(_noise(seed, index, n, first, count, generator.latent_dim).to(x.device))
+        z = repeated.draw(_noise(stream, seed, index, n, first, count, generator.latent_dim).to(x.device))
         element = generator.decode(z).double().log_prob(x.repeat_interleave(count, 0))
         sampled["reconstruction"][:, columns] = _array(element.flatten(1).sum(1)).reshape(n, count)
         if "log_q_z" in sampled:
@@ -114,12 +128,12 @@ def _repeat(generator: Generator, q: Posterior, count: int) -> Posterior:
     return generator.posterior(parameters).double()
 
 
-def _noise(seed: int, index: int, rows: int, first: int, count: int, dimensions: int) -> Tensor:
+def _noise(stream: Stream, seed: int, index: int, rows: int, first: int, count: int, dimensions: int) -> Tensor:
     """(rows * count, d) standard normals, a row's draws contiguous."""
     keys = Keys.of(
         seed, np.repeat(np.arange(index, index + rows), count), np.tile(np.arange(first, first + count), rows)
     )
-    return torch.from_numpy(noise.normals(keys, Stream.POSTERIOR, dimensions))
+    return torch.from_numpy(noise.normals(keys, stream, dimensions))
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

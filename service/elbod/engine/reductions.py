@@ -1,0 +1,138 @@
+"""From a chunk's draws to one number a row: pure functions of arrays."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elbod.engine.jobs import PILOT_DRAWS, Array, Job
+from elbod.engine.loading import Resident
+from elbod.engine.runner import PARAMETER, Outputs
+from elbod.generators.bounds import PriorTerms, bits_per_dim, elbo, importance_weighted, rank
+
+Counts = NDArray[np.int64]
+
+# The pilot's variance is itself an estimate: a little more than it asks for.
+_PILOT_MARGIN = 1.3
+
+_PER_ROW = ("kl", "log_prior", "entropy", "log_evidence")
+
+
+def encode_columns(chunk: Outputs, draws: int) -> Outputs:
+    """Parameters, draws (n, S, d) and KL of a chunk; a KL without closed form is the mean of its draws."""
+    columns = {name: values for name, values in chunk.items() if name.startswith((PARAMETER, "kl"))}
+    if draws:
+        columns["z"] = chunk["z"].reshape(-1, draws, chunk["z"].shape[-1])
+        if "kl" not in chunk:
+            terms = _prior_terms({name: chunk[name].reshape(-1, draws) for name in ("log_prior_z", "log_q_z")}, draws)
+            columns["kl"] = terms.kl.mean(axis=1)
+    return columns
+
+
+def needed_samples(chunk: Outputs, target: float, most: int) -> Counts:
+    """S of each row for a standard error of `target`: max(64, 1.3 s0^2/target^2), at most `most`.
+
+    s0 is the standard deviation of r - k in the pilot's own draws. The draws that are averaged are fresh ones:
+    stopping on those that are averaged would bias the bound up.
+    """
+    per_draw = {name: _by_row(chunk[name], PILOT_DRAWS) for name in chunk if name in _PER_DRAW}
+    terms = _prior_terms({**chunk, **per_draw}, PILOT_DRAWS)
+    variance = (per_draw["reconstruction"] - terms.kl).var(axis=1, ddof=1)
+    wanted = np.ceil(np.minimum(_PILOT_MARGIN * variance / target**2, most))
+    counts: Counts = np.minimum(np.maximum(wanted, PILOT_DRAWS), most).astype(np.int64)
+    return counts
+
+
+def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resident: Resident) -> Outputs:
+    """The bound's columns of a chunk; row i has draws[i] contiguous draws, of which samples[i] make its ELBO."""
+    if (draws == draws[0]).all() and (samples == samples[0]).all():
+        return _even_columns(chunk, int(samples[0]), int(draws[0]), job, resident)
+    ends = np.cumsum(draws)
+    rows = []
+    for i, (end, count) in enumerate(zip(ends, draws, strict=True)):
+        row = {
+            name: values[end - count : end] if name in _PER_DRAW else values[i : i + 1]
+            for name, values in chunk.items()
+        }
+        rows.append(_even_columns(row, int(samples[i]), int(count), job, resident))
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+# What a tile of the draw stage adds to a chunk, one entry a unit.
+_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "reconstruction_map", "z")
+
+
+def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
+    likelihood = resident.generator.likelihood
+    chunk = {name: _by_row(values, draws) if name in _PER_DRAW else values for name, values in chunk.items()}
+    reconstruction = chunk["reconstruction"]
+    bound = elbo(reconstruction[:, :samples], _prior_terms(chunk, samples))
+    columns: dict[str, Array] = {
+        "elbo": bound.elbo,
+        "standard_error": bound.standard_error,
+        "reconstruction": bound.reconstruction,
+        "kl": bound.kl,
+        "log_joint": bound.log_joint,
+        "entropy": bound.entropy,
+    }
+    if likelihood.measure == "pmf":
+        columns["bits_per_dim"] = bits_per_dim(bound.elbo, likelihood.event_dims)
+    if job.num_importance_samples:
+        log_weights = reconstruction + chunk["log_prior_z"] - chunk["log_q_z"]
+        weighted = importance_weighted(log_weights[:, : job.num_importance_samples])
+        columns |= {
+            "iwae": weighted.iwae,
+            "iwae_standard_error": weighted.iwae_standard_error,
+            "effective_sample_size": weighted.effective_sample_size,
+            "pareto_k": weighted.pareto_k,
+            "gap": weighted.gap,
+            "gap_standard_error": weighted.gap_standard_error,
+        }
+    if "log_evidence" in chunk:
+        columns["log_evidence"] = chunk["log_evidence"]
+        columns["gap"] = chunk["log_evidence"] - bound.elbo
+        columns["gap_standard_error"] = bound.standard_error
+    if (reference := resident.calibration.get(calibration_samples(job, resident))) is not None:
+        same = reference.num_samples
+        score = elbo(reconstruction[:, :same], _prior_terms(chunk, same)).elbo
+        columns["quantile"], columns["typicality"] = rank(score, reference.scores)
+    if job.target_standard_error is not None:
+        columns["num_samples"] = np.full(len(bound.elbo), samples)
+        columns["target_met"] = bound.standard_error <= job.target_standard_error
+    if job.reconstruction_map:
+        elements = chunk["reconstruction_map"][:, :samples]
+        columns["reconstruction_map"] = elements.mean(axis=1).reshape(-1, *likelihood.event_shape)
+    return columns
+
+
+def calibration_samples(job: Job, resident: Resident) -> int:
+    """The S' of the calibration scores that a job's bounds are compared with: the largest stored S' <= S, or 0.
+
+    Zero, too, where the job's rows become binary in another way than the model's did.
+    """
+    if job.binarize not in (None, resident.manifest.binarization):
+        return 0
+    # With a target every row has at least the pilot's number of draws; all rows are compared alike.
+    samples = job.num_samples if job.target_standard_error is None else min(PILOT_DRAWS, job.num_samples)
+    return max((s for s in resident.calibration if s <= samples), default=0)
+
+
+def _by_row(values: Array, draws: int) -> Array:
+    return values.reshape(-1, draws, *values.shape[1:])
+
+
+def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:
+    """All closed-form, or all of the first `samples` draws."""
+    if "kl" in chunk:
+        return PriorTerms(*(chunk[name][:, None] for name in ("kl", "log_prior", "entropy")))
+    log_prior, log_q = chunk["log_prior_z"][:, :samples], chunk["log_q_z"][:, :samples]
+    return PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
+
+
+def work_bytes(job: Job, event_dims: int, chunk: int) -> int:
+    """Memory that a job holds while it is admitted: its inputs, its results, and one chunk of draws."""
+    given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
+    drawn = job.rows * job.draws * 4 * (job.verb == "encode")
+    results = job.rows * (event_dims * 4 + 512) + drawn
+    return given + results + min(job.row_draws, chunk) * math.ceil(event_dims / 8) * 8
