@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import BITS, LEVELS, LINEAR, VAMP, Server, publish
+from tests.support import BITS, LEVELS, LINEAR, MIXTURE, VAMP, Server, publish
 
 
 @pytest.fixture
@@ -30,9 +30,15 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with the models `levels` (default), `bits`, `linear` and `vamp`."""
+    """A store with the models `levels` (default), `bits`, `linear`, `vamp` and `mixture`."""
     store = ModelStore.open(tmp_path_factory.mktemp("served") / "store")
-    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR), ("vamp", VAMP)):
+    for name, blueprint in (
+        ("levels", LEVELS),
+        ("bits", BITS),
+        ("linear", LINEAR),
+        ("vamp", VAMP),
+        ("mixture", MIXTURE),
+    ):
         publish(store, name, blueprint)
     return store
 

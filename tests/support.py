@@ -52,6 +52,9 @@ VAMP = Blueprint(
     event_shape=(8, 8),
     levels=17,
 )
+MIXTURE = Blueprint(
+    family="mixture", spec={"components": 6}, likelihood="discretized_logistic", event_shape=(8, 8), levels=17
+)
 LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
 
 

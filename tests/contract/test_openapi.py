@@ -62,7 +62,7 @@ def test_a_problem_is_what_the_schema_says(http: httpx.Client) -> None:
 
 def test_the_models_that_the_store_holds_are_listed(http: httpx.Client) -> None:
     body = http.get("/models").json()
-    assert [model["name"] for model in body["models"]] == ["bits", "levels", "linear", "vamp"]
+    assert [model["name"] for model in body["models"]] == ["bits", "levels", "linear", "mixture", "vamp"]
     model = http.get("/models/levels").json()
     assert model["versions"] == [1]
     assert model["aliases"] == {}

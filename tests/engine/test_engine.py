@@ -55,7 +55,7 @@ def jobs(draw: st.DrawFn) -> Job:
     return replace(job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30])))
 
 
-@pytest.mark.parametrize("name", ["levels", "vamp"])
+@pytest.mark.parametrize("name", ["levels", "vamp", "mixture"])
 @ANY_TIME
 @given(company=st.lists(jobs(), min_size=2, max_size=8))
 def test_bytes_are_the_same_alone_and_in_any_company(
@@ -68,7 +68,7 @@ def test_bytes_are_the_same_alone_and_in_any_company(
         assert same_bytes(arrays(future.result(60)), alone)
 
 
-@pytest.mark.parametrize("name", ["levels", "vamp"])
+@pytest.mark.parametrize("name", ["levels", "vamp", "mixture"])
 @ANY_TIME
 @given(job=jobs(), cut=st.integers(1, 69))
 def test_a_call_equals_two_calls_that_split_its_rows(
@@ -130,6 +130,18 @@ def test_the_engine_reports_the_bound_of_the_generator(engine: Engine, residents
         iwae = torch.logsumexp((r + log_p - log_q)[:6], 0) - np.log(6)
         assert columns["iwae"][row] == pytest.approx(float(iwae), rel=1e-6)
     np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-9)
+
+
+def test_an_enumerated_latent_has_the_exact_bound_without_error(engine: Engine, residents: dict[str, Resident]) -> None:
+    x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
+    job = Job(verb=Verb.ELBO, rows=4, seed=11, x=x, num_importance_samples=30)
+    columns = arrays(engine.submit(job, residents["mixture"]).result(60))
+    np.testing.assert_allclose(columns["elbo"], columns["log_evidence"], rtol=1e-9)
+    np.testing.assert_allclose(columns["iwae"], columns["log_evidence"], rtol=1e-6)
+    assert (columns["standard_error"] == 0).all()
+    np.testing.assert_allclose(columns["gap"], 0, atol=1e-6)
+    target = replace(job, num_samples=1024, target_standard_error=0.1)
+    assert arrays(engine.submit(target, residents["mixture"]).result(60))["target_met"].all()
 
 
 def test_a_prior_without_a_closed_form_has_sampled_terms_of_the_same_draws(

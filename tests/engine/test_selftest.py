@@ -21,8 +21,9 @@ class _Leaky:
 
     def __init__(self, inner: VAE, leak: str) -> None:
         self.inner, self.leak = inner, leak
-        for name in ("encode", "posterior", "prior", "likelihood", "latent_dim", "event_shape", "log_evidence"):
+        for name in ("encode", "posterior", "prior", "likelihood", "latent_dim", "event_shape"):
             setattr(self, name, getattr(inner, name))
+        self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood
 
     def decode(self, z: torch.Tensor) -> Observation:
         if self.leak == "company":

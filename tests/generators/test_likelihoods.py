@@ -205,6 +205,9 @@ def test_double_is_the_same_distribution_with_float64_parameters() -> None:
         ("bernoulli", None, [0.0, 1.0], [0.5, -1.0, 2.0, math.nan, math.inf]),
         ("discretized_logistic", 17, [0.0, 7.0, 16.0], [-1.0, 0.5, 17.0, math.nan, math.inf, -math.inf]),
         ("discretized_logistic", 2, [0.0, 1.0], [2.0, 1e-7]),
+        ("discretized_logistic_mixture", 17, [0.0, 7.0, 16.0], [-1.0, 0.5, 17.0, math.nan, math.inf, -math.inf]),
+        ("categorical", 17, [0.0, 7.0, 16.0], [-1.0, 0.5, 17.0, math.nan, math.inf, -math.inf]),
+        ("continuous_bernoulli", None, [0.0, 1e-9, 0.3, 1.0], [-1e-9, 1.0001, 2.0, math.nan, math.inf, -math.inf]),
         ("gaussian", None, [-1e30, 0.0, 0.1], [math.nan, math.inf, -math.inf]),
     ],
 )
@@ -232,6 +235,10 @@ def test_integers_are_checked_like_floats() -> None:
         ("bernoulli", None, torch.uint8),
         ("discretized_logistic", 256, torch.uint8),
         ("discretized_logistic", 257, torch.float32),
+        ("discretized_logistic_mixture", 256, torch.uint8),
+        ("categorical", 256, torch.uint8),
+        ("categorical", 257, torch.float32),
+        ("continuous_bernoulli", None, torch.float32),
         ("gaussian", None, torch.float32),
     ],
 )
@@ -254,8 +261,14 @@ def test_standardized_training_rows_have_mean_zero_and_deviation_one() -> None:
 
 
 def test_levels_are_standardized_to_the_interval_from_minus_one_to_one() -> None:
-    """The range of the data, not the moments of the training rows, sets a pmf's units."""
-    for name, levels, top in (("bernoulli", None, 1.0), ("discretized_logistic", 17, 16.0)):
+    """The range of the data, not the moments of the training rows, sets the units where the support is bounded."""
+    for name, levels, top in (
+        ("bernoulli", None, 1.0),
+        ("continuous_bernoulli", None, 1.0),
+        ("categorical", 17, 16.0),
+        ("discretized_logistic", 17, 16.0),
+        ("discretized_logistic_mixture", 17, 16.0),
+    ):
         shift, scale = make_likelihood(name, (2,), levels).standardization(torch.zeros(3, 2))
         assert ((torch.tensor([0.0, top]) - shift) / scale).tolist() == [-1, 1]
 
@@ -273,16 +286,15 @@ def test_a_network_speaks_in_standardized_units() -> None:
     assert float(_at(bernoulli, 1)) == pytest.approx(math.log(stats.logistic.cdf(0.4)), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["categorical", "discretized_logistic", "discretized_logistic_mixture"])
 @pytest.mark.parametrize("levels", [None, 0, 1])
-def test_a_discretized_logistic_without_levels_is_refused(levels: int | None) -> None:
+def test_a_pmf_over_levels_without_levels_is_refused(name: str, levels: int | None) -> None:
     """Fewer than two levels have no distribution over them."""
-    with pytest.raises(ValueError, match=f"needs levels >= 2, got {levels}"):
-        make_likelihood("discretized_logistic", (1,), levels)
+    with pytest.raises(ValueError, match=f"{name} needs levels >= 2, got {levels}"):
+        make_likelihood(name, (1,), levels)
 
 
 def test_an_unknown_likelihood_names_the_known_ones() -> None:
     """The message says what to write instead."""
-    with pytest.raises(
-        ValueError, match="unknown likelihood 'poisson': one of bernoulli, discretized_logistic, gaussi"
-    ):
+    with pytest.raises(ValueError, match="unknown likelihood 'poisson': one of bernoulli, categorical, continuous_be"):
         make_likelihood("poisson", (1,), None)

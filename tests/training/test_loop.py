@@ -133,6 +133,18 @@ def test_one_row_that_overflows_costs_its_steps_and_nothing_else(tmp_path):
     assert all(torch.isfinite(p).all() for p in loop.best.parameters())
 
 
+def test_a_matmul_precision_is_of_training_steps_alone(small):
+    before = torch.get_float32_matmul_precision()
+    loop = start(recipes.override(small, ["matmul_precision=medium", "epochs=2"]))
+
+    seen = [(torch.get_float32_matmul_precision(), point.elbo) for point in loop.points()]
+    scored = score(loop.best, loop._validation, seed=1, num_samples=4).elbo.elbo.mean()
+
+    assert [precision for precision, _ in seen] == [before] * 2
+    assert torch.get_float32_matmul_precision() == before
+    assert scored == pytest.approx(max(elbo for _, elbo in seen))
+
+
 def test_families_in_closed_form_are_finished_when_initialized(table):
     loop = start(recipes.override(recipes.custom("ppca", "gaussian", table), ["latent_dim=1"]))
 

@@ -17,6 +17,17 @@ def test_settings_override_the_recipe_and_its_spec_with_their_types():
     assert recipes.recipe("digits").epochs != 7
 
 
+def test_the_recipes_of_the_published_protocol_differ_in_what_they_say():
+    short, long, vamp = (recipes.recipe(f"fashion-mnist-binary{end}") for end in ("", "-long", "-vamp"))
+
+    assert short.protocol == long.protocol == vamp.protocol == "fashion-mnist-binary"
+    assert {key: value for key, value in long.spec.items() if short.spec.get(key) != value} == {"activation": "gated"}
+    assert {key: value for key, value in vamp.spec.items() if long.spec.get(key) != value} == {
+        "prior": "vamp",
+        "pseudo_inputs": 500,
+    }
+
+
 def test_one_layer_needs_no_comma():
     assert tuple(recipes.override(recipes.recipe("digits"), ["hidden=64"]).spec["hidden"]) == (64,)
 
@@ -48,7 +59,7 @@ def test_unknown_recipes_families_and_likelihoods_list_the_known_ones():
         recipes.recipe("digit")
     with pytest.raises(InvalidRecipe, match=r"ppca.*vae"):
         recipes.custom("gan", "gaussian", "a.npz")
-    with pytest.raises(InvalidRecipe, match="bernoulli, discretized_logistic, gaussian"):
+    with pytest.raises(InvalidRecipe, match=r"one of bernoulli, categorical.*gaussian"):
         recipes.custom("vae", "poisson", "a.npz")
 
 
@@ -60,10 +71,11 @@ def test_a_recipe_for_own_data_is_named_after_the_file():
     "made",
     [
         recipes.override(recipes.recipe("digits"), ["epochs=3", "hidden=64,32", "patience=3", "activation=relu"]),
+        recipes.override(recipes.recipe("fashion-mnist-binary-vamp"), ["pseudo_inputs=50", "matmul_precision=highest"]),
         recipes.override(recipes.custom("vae", "bernoulli", "my table.npz"), ["binarization=stochastic"]),
         recipes.override(recipes.custom("ppca", "gaussian", "digits.npz"), ["latent_dim=3"]),
     ],
-    ids=["recipe", "own", "ppca"],
+    ids=["recipe", "vamp", "own", "ppca"],
 )
 def test_the_recorded_command_makes_the_recipe_again(made):
     _, _, *words = shlex.split(recipes.command_line(made, seed=5))

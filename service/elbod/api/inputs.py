@@ -38,6 +38,11 @@ def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.
     with np.errstate(over="ignore"):
         latents = z.astype(np.float32)
     _check_finite("z", latents)
+    decodable = resident.generator.supports_latents(torch.from_numpy(latents)).numpy()
+    if not decodable.all():
+        row = int(np.argmin(decodable))
+        family = resident.generator.blueprint.family
+        raise InvalidInput.at(f"/z/{row}", f"z[{row}] is {latents[row].tolist()}: no latent of family {family!r}")
     return latents
 
 

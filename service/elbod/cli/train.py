@@ -9,7 +9,7 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="A recipe: digits, fashion-mnist-binary.")] = None,
     family: Annotated[str | None, typer.Option(help="Own data: the family, for example vae or ppca.")] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help="Own data: bernoulli, discretized_logistic or gaussian.")
+        str | None, typer.Option(help="Own data: for example bernoulli, discretized_logistic or gaussian.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the store.")] = None,
     data: Annotated[str | None, typer.Option(help="A folder of IDX files, an .npy or an .npz (array x).")] = None,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +10,12 @@ from numpy.typing import NDArray
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job
 from elbod.engine.loading import Resident
 from elbod.engine.runner import PARAMETER, Outputs
-from elbod.generators.bounds import PriorTerms, bits_per_dim, elbo, importance_weighted, rank
+from elbod.generators.bounds import Elbo, PriorTerms, bits_per_dim, elbo, importance_weighted, rank
 
 Counts = NDArray[np.int64]
 
 # The pilot's variance is itself an estimate: a little more than it asks for.
 _PILOT_MARGIN = 1.3
-
-_PER_ROW = ("kl", "log_prior", "entropy", "log_evidence")
 
 
 def encode_columns(chunk: Outputs, draws: int) -> Outputs:
@@ -67,7 +66,7 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
     likelihood = resident.generator.likelihood
     chunk = {name: _by_row(values, draws) if name in _PER_DRAW else values for name, values in chunk.items()}
     reconstruction = chunk["reconstruction"]
-    bound = elbo(reconstruction[:, :samples], _prior_terms(chunk, samples))
+    bound = _bound(chunk, samples)
     columns: dict[str, Array] = {
         "elbo": bound.elbo,
         "standard_error": bound.standard_error,
@@ -95,8 +94,7 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
         columns["gap_standard_error"] = bound.standard_error
     if (reference := resident.calibration.get(calibration_samples(job, resident))) is not None:
         same = reference.num_samples
-        score = elbo(reconstruction[:, :same], _prior_terms(chunk, same)).elbo
-        columns["quantile"], columns["typicality"] = rank(score, reference.scores)
+        columns["quantile"], columns["typicality"] = rank(_bound(chunk, same).elbo, reference.scores)
     if job.target_standard_error is not None:
         columns["num_samples"] = np.full(len(bound.elbo), samples)
         columns["target_met"] = bound.standard_error <= job.target_standard_error
@@ -104,6 +102,15 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
         elements = chunk["reconstruction_map"][:, :samples]
         columns["reconstruction_map"] = elements.mean(axis=1).reshape(-1, *likelihood.event_shape)
     return columns
+
+
+def _bound(chunk: Mapping[str, Array], samples: int) -> Elbo:
+    """The ELBO of the first draws; where nothing has to be drawn, its error is zero."""
+    terms = _prior_terms(chunk, samples)
+    if "expected_reconstruction" in chunk:
+        exact = elbo(chunk["expected_reconstruction"][:, None], terms)
+        return replace(exact, standard_error=np.zeros_like(exact.elbo))
+    return elbo(chunk["reconstruction"][:, :samples], terms)
 
 
 def calibration_samples(job: Job, resident: Resident) -> int:

@@ -93,9 +93,11 @@ class Runner:
                 per_dimension = prior.kl_per_dimension(exact)
                 if per_dimension is not None:
                     outputs["kl_per_dimension"] = per_dimension
-            evidence = generator.log_evidence(rows)
-            if evidence is not None:
-                outputs["log_evidence"] = evidence
+            optional = {
+                "log_evidence": generator.log_evidence(rows),
+                "expected_reconstruction": generator.expected_log_likelihood(rows, posterior),
+            }
+            outputs |= {name: value for name, value in optional.items() if value is not None}
             return {name: _array(value) for name, value in outputs.items()}
 
     def draw(self, generator: Generator, inputs: DrawInputs) -> Outputs:

@@ -201,6 +201,15 @@ class Task:
 _KEPT = {
     Verb.SAMPLE: {"z"},
     Verb.ENCODE: {"z", "kl", "kl_per_dimension", "log_prior_z", "log_q_z"},
-    Verb.ELBO: {"kl", "log_prior", "entropy", "log_evidence", "reconstruction", "log_prior_z", "log_q_z"},
+    Verb.ELBO: {
+        "kl",
+        "log_prior",
+        "entropy",
+        "log_evidence",
+        "expected_reconstruction",
+        "reconstruction",
+        "log_prior_z",
+        "log_q_z",
+    },
 }
 _MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from elbod.generators.likelihoods import Likelihood, Observation, make_likelihood
 from elbod.generators.posteriors import Posterior
-from elbod.generators.priors import Prior
+from elbod.generators.priors import ClosedFormPrior, Prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,24 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def prior(self) -> Prior:
         """p(z)."""
+
+    def supports_latents(self, z: Tensor) -> Tensor:
+        """Whether each row of z (n, latent_dim) can be decoded, (n,)."""
+        return torch.ones(len(z), dtype=torch.bool, device=z.device)
+
+    def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor | None:
+        """E_q[log p(x|z)] (n,) in closed form, float64; None for families that have to draw."""
+        return None
+
+    def objective(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
+        """What training maximises, (n,): log p(x|z) - beta KL(q(z|x) || p(z)) with one reparameterized z a row.
+
+        `noise` (n, latent_dim) is standard normal. Not the reported bound, which has beta = 1.
+        """
+        q, prior = self.encode(x), self.prior()
+        z = q.draw(noise)
+        kl = prior.kl(q) if isinstance(prior, ClosedFormPrior) else q.log_prob(z) - prior.log_prob(z)
+        return self.decode(z).log_prob(x).flatten(1).sum(-1) - beta * kl
 
     def log_evidence(self, x: Tensor) -> Tensor | None:
         """Exact log p(x) (n,) in nats, float64, from the marginal; None for families that have none."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-Activation = Literal["relu", "silu", "gelu", "tanh"]
+Activation = Literal["relu", "silu", "gelu", "tanh", "gated"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -20,11 +20,16 @@ def mlp(
 ) -> nn.Sequential:
     """Fully connected layers, (n, inputs) -> (n, outputs), an activation after every hidden one.
 
+    `gated` layers are h = (A x + a) * sigmoid(B x + b), with twice the weights of the others (Dauphin et al., "Language
+    modeling with gated convolutional networks", ICML 2017; Tomczak and Welling, AISTATS 2018).
     With `dropout` > 0 that share of every hidden layer's units is zeroed while training (Srivastava et al., JMLR 2014).
     """
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), ACTIVATIONS[activation]()]
+        if activation == "gated":
+            layers += [nn.Linear(inputs, 2 * width), nn.GLU()]
+        else:
+            layers += [nn.Linear(inputs, width), ACTIVATIONS[activation]()]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         inputs = width

@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal, Normal
+from torch.distributions import Categorical, Distribution, MultivariateNormal, Normal
 
 
 class Posterior(ABC):
@@ -120,3 +121,51 @@ class FullNormal(Posterior):
 
     def distribution(self) -> MultivariateNormal:
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril, validate_args=False)
+
+
+@dataclass(frozen=True)
+class CategoricalPosterior(Posterior):
+    """q(z = k|x) = exp(log_probs_k); log_probs is (n, K), and z is (n, 1), the number of the component."""
+
+    log_probs: Tensor
+    family = "categorical"
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"log_probs": self.log_probs}
+
+    def double(self) -> "CategoricalPosterior":
+        return CategoricalPosterior(self.log_probs.double())
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """The component at the cumulative probability of the noise (n, 1), of weights ~ q^(1/temperature)."""
+        return choose(self.log_probs, noise, temperature)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        log_density: Tensor = self.log_probs.gather(-1, z.long())[:, 0]
+        return log_density
+
+    def entropy(self) -> Tensor:
+        # p log p -> 0 as p -> 0.
+        surprise: Tensor = torch.special.entr(self.log_probs.exp())
+        return surprise.sum(-1)
+
+    def second_moment(self) -> Tensor:
+        index = torch.arange(self.log_probs.shape[-1], device=self.log_probs.device)
+        return (self.log_probs.exp() * index**2).sum(-1)
+
+    def distribution(self) -> Categorical:
+        return Categorical(logits=self.log_probs, validate_args=False)
+
+
+def choose(log_probs: Tensor, noise: Tensor, temperature: Tensor | float) -> Tensor:
+    """Numbers (n, 1) drawn from weights ~ exp(log_probs/temperature), (n, K) or (K,); temperature 0 is the largest.
+
+    `noise` (n, 1) is standard normal; its cumulative probability is inverted through the weights.
+    """
+    u = torch.special.ndtr(noise.double())
+    heat = torch.as_tensor(temperature, dtype=torch.float64, device=u.device).expand(len(u), 1)
+    weights = torch.softmax(log_probs.double() / heat.clamp(min=1e-12), dim=-1)
+    drawn = (weights.cumsum(-1) < u).sum(-1, keepdim=True).clamp(max=log_probs.shape[-1] - 1)
+    largest = log_probs.argmax(-1, keepdim=True).expand_as(drawn)
+    return torch.where(heat > 0, drawn, largest).to(noise.dtype)

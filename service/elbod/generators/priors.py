@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
-from elbod.generators.posteriors import DiagonalNormal, FullNormal, Posterior
+from elbod.generators.posteriors import DiagonalNormal, FullNormal, Posterior, choose
 
 
 class Prior(ABC):
@@ -29,7 +29,7 @@ class Prior(ABC):
 
 
 class ClosedFormPrior(Prior):
-    """A prior whose expectations under a Gaussian q are known exactly."""
+    """A prior whose expectations under the family's q are known exactly."""
 
     @abstractmethod
     def expected_log_prob(self, q: Posterior) -> Tensor:
@@ -107,3 +107,30 @@ class NormalMixture(Prior):
         log_normalizer = 0.5 * (precision.log() - math.log(2 * math.pi)).sum(1)
         count = len(mean)
         return torch.logsumexp(log_normalizer - 0.5 * mahalanobis, dim=1) - math.log(count)
+
+
+@dataclass(frozen=True)
+class CategoricalPrior(ClosedFormPrior):
+    """p(z = k) = exp(log_probs_k); log_probs is (K,). Temperature: weights ~ p^(1/T), 0 is the largest."""
+
+    log_probs: Tensor
+
+    @property
+    def noise_dimensions(self) -> int:
+        return 1
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        return choose(self.log_probs, noise, temperature)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.log_probs[z[:, 0].long()]
+
+    def expected_log_prob(self, q: Posterior) -> Tensor:
+        return q.parameters["log_probs"].exp().double() @ self.log_probs.double()
+
+    def kl(self, q: Posterior) -> Tensor:
+        p = Categorical(logits=self.log_probs, validate_args=False)
+        return kl_divergence(q.distribution(), p)
+
+    def kl_per_dimension(self, q: Posterior) -> Tensor | None:
+        return self.kl(q)[:, None]

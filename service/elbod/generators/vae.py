@@ -1,6 +1,7 @@
 """`vae`: the variational auto-encoder of Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014.
 
-p(z) = N(0, I) or a VampPrior,   q(z|x) = N(mean(x), diag(stddev(x)^2)),   p(x|z) = product over i of a likelihood of network(z)_i
+p(z) = N(0, I) or a VampPrior,   q(z|x) = N(mean(x), diag(stddev(x)^2))
+p(x|z) = product over i of a likelihood with parameters network(z)_i
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,7 @@ with one draw; it goes by the name `objective`. What stops training, chooses wei
 held-out ELBO (`scoring`), of an exponential moving average of the weights, in `eval` mode.
 """
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from elbod.generators import bounds
 from elbod.generators.base import Generator
-from elbod.generators.priors import ClosedFormPrior
 from elbod.training import schedules
 from elbod.training.errors import Diverged
 from elbod.training.recipes import Recipe
@@ -121,7 +121,8 @@ class Loop:
         order = torch.randperm(rows, generator=self._shuffle).to(self._device)
         objectives = []
         # Dropout draws from torch's global generator: give it a seed of its own, and leave the caller's alone.
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+        devices = [self._device] if self._device.type == "cuda" else []
+        with _matmul_precision(self.recipe.matmul_precision), torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(self._seed, f"dropout/{epoch}"))
             for start in range(0, rows - batch + 1, batch):
                 x = self._train[order[start : start + batch]]
@@ -165,13 +166,8 @@ class Loop:
 
     def _objective(self, x: Tensor, beta: float) -> Tensor:
         """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
-        generator = self._generator
-        q, prior = generator.encode(x), generator.prior()
-        noise = torch.randn(len(x), generator.latent_dim, generator=self._latent_noise, device=x.device)
-        z = q.draw(noise)
-        log_likelihood = generator.decode(z).log_prob(x).sum() / len(x)
-        kl = prior.kl(q) if isinstance(prior, ClosedFormPrior) else q.log_prob(z) - prior.log_prob(z)
-        return log_likelihood - beta * kl.mean()
+        noise = torch.randn(len(x), self._generator.latent_dim, generator=self._latent_noise, device=x.device)
+        return self._generator.objective(x, noise, beta).mean()
 
     def _evaluate(self, epoch: int, objective: float | None) -> Point:
         elbo = score(self._average, self._validation, VALIDATION_SEED, _VALIDATION_SAMPLES).elbo
@@ -183,6 +179,17 @@ class Loop:
             for name, value in self._average.state_dict().items():
                 self._best[name].copy_(value)
         return point
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """Torch's setting for the whole process, put back afterwards: bounds are evaluated in the caller's."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def draw_bits(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod.generators.device import choose_device
-from elbod.generators.likelihoods import Likelihood, make_likelihood
+from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from elbod.training import datasets
 from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset, InvalidRecipe
@@ -144,7 +144,7 @@ def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
     """The recipe's, else the data's maximum plus one; 2 for bits and None for densities."""
     if recipe.likelihood == "bernoulli":
         return 2
-    if recipe.likelihood == "gaussian":
+    if (kind := LIKELIHOODS.get(recipe.likelihood)) is not None and kind.measure == "density":
         return None
     levels = recipe.levels if recipe.levels is not None else max(2, int(dataset.x.max()) + 1)
     if levels > _MAX_LEVELS:

@@ -1,0 +1,88 @@
+"""The interface of a likelihood, and what those over levels share."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Measure = Literal["pmf", "density"]
+
+
+class Observation(ABC):
+    """p(x|z) for n latents, element by element: parameters are (n, *event_shape)."""
+
+    @abstractmethod
+    def double(self) -> "Observation":
+        """The same distribution with float64 parameters: densities are evaluated there."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x_i|z) of every element, nats, (n, *event_shape); the caller sums."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[x|z] in data units."""
+
+    @abstractmethod
+    def icdf(self, u: Tensor) -> Tensor:
+        """x at cumulative probability u in (0, 1): a draw when u is uniform, one u an element."""
+
+
+class Likelihood(ABC):
+    """The observation model of one element; `parameters` numbers an element are read from the network."""
+
+    name: ClassVar[str]
+    measure: ClassVar[Measure]
+    parameters: int
+
+    def __init__(self, event_shape: tuple[int, ...], levels: int | None) -> None:
+        self.event_shape = event_shape
+        self.levels = levels
+        self.event_dims = math.prod(event_shape)
+
+    @property
+    @abstractmethod
+    def support(self) -> str:
+        """The support in words, for messages: `the integers 0 ... 16`."""
+
+    @abstractmethod
+    def supports(self, x: Tensor) -> Tensor:
+        """Whether each element lies in the support."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of x in answers."""
+        return torch.uint8 if self.measure == "pmf" and (self.levels or 2) <= 256 else torch.float32
+
+    @abstractmethod
+    def standardization(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(shift, scale), each (*event_shape): (x - shift) / scale is what a network sees. x: training rows."""
+
+    @abstractmethod
+    def observe(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Observation:
+        """p(x|z) from network outputs (n, *event_shape, parameters) in standardized units."""
+
+
+class LevelsLikelihood(Likelihood):
+    """x_i in 0 ... levels-1; the network sees the levels spread over [-1, 1]."""
+
+    measure: ClassVar[Measure] = "pmf"
+
+    def __init__(self, event_shape: tuple[int, ...], levels: int | None) -> None:
+        super().__init__(event_shape, levels)
+        if levels is None or levels < 2:
+            raise ValueError(f"{self.name} needs levels >= 2, got {levels}")
+        self._levels = levels
+
+    @property
+    def support(self) -> str:
+        return f"the integers 0 ... {self._levels - 1}"
+
+    def supports(self, x: Tensor) -> Tensor:
+        return (x >= 0) & (x <= self._levels - 1) & (x == torch.floor(x) if x.is_floating_point() else x == x)
+
+    def standardization(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = torch.full(self.event_shape, (self._levels - 1) / 2)
+        return half, half.clone()

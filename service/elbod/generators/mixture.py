@@ -1,0 +1,98 @@
+"""`mixture`: a finite mixture, z in {0 ... K-1} enumerated, the oracle of discrete latents.
+
+    p(z) = softmax(logits),   p(x|z) = product over i of a likelihood with parameters theta_{z,i}
+    q(z|x) = p(z|x) proportional to p(z) p(x|z),   log p(x) = logsumexp over z of log p(z) + log p(x|z)
+
+Everything is a finite sum: the bound is exact and equals log p(x) (McLachlan and Peel, "Finite Mixture Models", 2000).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor, nn
+
+from elbod.generators.base import Blueprint, Generator
+from elbod.generators.likelihoods import Observation
+from elbod.generators.posteriors import CategoricalPosterior, Posterior
+from elbod.generators.priors import CategoricalPrior
+
+# Components begin as training rows moved this far towards their standardized mean, which is zero.
+_SHRINKAGE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSpec:
+    """Number of components."""
+
+    components: int = 10
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"components must be positive, got {self.components}")
+
+
+@final
+class Mixture(Generator):
+    family = "mixture"
+    Spec = MixtureSpec
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, blueprint: Blueprint, spec: MixtureSpec) -> None:
+        super().__init__(blueprint, latent_dim=1)
+        shape = (spec.components, *self.event_shape, self.likelihood.parameters)
+        self.logits = nn.Parameter(torch.zeros(spec.components))
+        self.outputs = nn.Parameter(0.1 * torch.randn(shape))
+        self.register_buffer("shift", torch.zeros(self.event_shape))
+        self.register_buffer("scale", torch.ones(self.event_shape))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint, spec: MixtureSpec) -> Self:
+        return cls(blueprint, spec)
+
+    def initialize(self, x: Tensor) -> None:
+        self.shift, self.scale = self.likelihood.standardization(x)
+        if self.likelihood.parameters > 2:
+            # Logits or weights of many levels: random values break the symmetry.
+            return
+        rows = torch.linspace(0, len(x) - 1, len(self.logits)).round().long()
+        with torch.no_grad():
+            self.outputs[..., 0] = _SHRINKAGE * (x[rows].to(self.shift.dtype) - self.shift) / self.scale
+
+    def encode(self, x: Tensor) -> CategoricalPosterior:
+        log_joint = self._log_likelihoods(x) + self.prior().log_probs
+        return CategoricalPosterior(torch.log_softmax(log_joint, dim=-1))
+
+    def posterior(self, parameters: Mapping[str, Tensor]) -> CategoricalPosterior:
+        return CategoricalPosterior(parameters["log_probs"])
+
+    def decode(self, z: Tensor) -> Observation:
+        return self.likelihood.observe(self.outputs[z[:, 0].long()], self.shift, self.scale)
+
+    def prior(self) -> CategoricalPrior:
+        return CategoricalPrior(torch.log_softmax(self.logits.double(), dim=-1))
+
+    def supports_latents(self, z: Tensor) -> Tensor:
+        return (z == z.round()).all(-1) & (z >= 0).all(-1) & (z < len(self.logits)).all(-1)
+
+    def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor:
+        return (q.parameters["log_probs"].exp() * self._log_likelihoods(x)).sum(-1)
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        return torch.logsumexp(self._log_likelihoods(x) + self.prior().log_probs, dim=-1)
+
+    def objective(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
+        """log p(x) itself: nothing needs to be drawn."""
+        return self.log_evidence(x)
+
+    def _log_likelihoods(self, x: Tensor) -> Tensor:
+        """log p(x|z) for every z, (n, K), float64."""
+        columns = []
+        # One component at a time: n x K x D numbers would not stay in the cache.
+        for outputs in self.outputs:
+            observation = self.likelihood.observe(outputs.expand(len(x), *outputs.shape), self.shift, self.scale)
+            columns.append(observation.double().log_prob(x).flatten(1).sum(-1))
+        return torch.stack(columns, dim=-1)
