@@ -214,3 +214,39 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_file(
     assert "the limit is 2" in refused["detail"]
     refused = httpx.post(f"{server.url}/encode", json={"x": [[[0] * 8] * 8], "num_samples": 2}).json()
     assert "the limit is 1" in refused["detail"]
+
+
+def test_a_second_signal_does_not_wait(store: ModelStore, start_server: Callable[..., Server]) -> None:
+    server = start_server(store.objects.url)
+    rows = np.zeros((1000, 8, 8), int).tolist()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        body = {"x": rows, "num_samples": 1000}
+        answer = pool.submit(httpx.post, f"{server.url}/elbo", json=body, timeout=60)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "Shutting down" in server.log.read_text(), 10)
+        server.process.send_signal(signal.SIGTERM)
+        with server.process:
+            server.process.wait(5)
+        assert answer.exception(30) is not None or answer.result().status_code >= 500
+
+
+def test_work_that_outlasts_the_drain_is_told_so(store: ModelStore, start_server: Callable[..., Server]) -> None:
+    server = start_server(store.objects.url, ELBOD_DRAIN_TIMEOUT="1")
+    rows = np.zeros((1000, 8, 8), int).tolist()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        body = {"x": rows, "num_samples": 1000}
+        answer = pool.submit(httpx.post, f"{server.url}/elbo", json=body, timeout=60)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        server.process.send_signal(signal.SIGTERM)
+        refused = answer.result(30)
+    assert refused.status_code == 503
+    assert "shut down before the answer" in refused.json()["detail"]
+    with server.process:
+        assert server.process.wait(30) == 0
+
+
+def test_an_ipv6_address_is_announced_as_a_url(store: ModelStore, start_server: Callable[..., Server]) -> None:
+    server = start_server(store.objects.url, "--host", "::1")
+    assert server.url.startswith("http://[::1]:")
+    assert httpx.get(f"{server.url}/readyz").status_code == 200

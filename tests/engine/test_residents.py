@@ -35,8 +35,31 @@ def test_the_only_model_of_a_store_is_the_default(store: ModelStore, runner: Run
 def test_several_models_without_a_default_must_be_named(store: ModelStore, runner: Runner) -> None:
     publish(store, "levels", LEVELS)
     publish(store, "linear", LINEAR)
+    residents = open_residents(store, runner)
+    assert not residents.ready
     with pytest.raises(InvalidInput, match="levels, linear"):
-        open_residents(store, runner).acquire(None)
+        residents.acquire(None)
+    assert residents.ready
+    residents.poll()
+    assert residents.problems == []
+
+
+@pytest.mark.parametrize("default", [None, "nobody"])
+def test_models_are_followed_whatever_is_wrong_with_the_default(
+    store: ModelStore, runner: Runner, default: str | None
+) -> None:
+    publish(store, "levels", LEVELS, 1)
+    publish(store, "linear", LINEAR)
+    store.promote("levels", "production", 1, who="test", why="first")
+    residents = open_residents(store, runner, default)
+    residents.poll()
+    assert residents.acquire("levels").version == 1
+    publish(store, "levels", LEVELS, 2)
+    store.promote("levels", "production", 2, who="test", why="better")
+    residents.poll()
+    assert residents.acquire("levels").version == 2
+    assert residents.ready is (default is None)
+    assert bool(residents.problems) is (default is not None)
 
 
 @pytest.mark.parametrize(("reference", "hint"), [("levelz", "levels"), ("levels@9", "newest"), ("levels@prod", "prod")])

@@ -239,7 +239,7 @@ def test_integers_are_checked_like_floats() -> None:
         ("categorical", 256, torch.uint8),
         ("categorical", 257, torch.float32),
         ("continuous_bernoulli", None, torch.float32),
-        ("gaussian", None, torch.float32),
+        ("gaussian", None, torch.float64),
     ],
 )
 def test_answers_have_the_narrowest_dtype_that_holds_the_support(

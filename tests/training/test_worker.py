@@ -201,3 +201,21 @@ def test_progress_ends_with_the_numbers_and_the_reference(store, small, kind):
     assert "bits/dim" in text
     assert "baseline" in text
     assert "published digits@1" in text
+
+
+def test_columns_far_from_zero_keep_their_digits(store, tmp_path):
+    """A time stamp with a spread of seconds is nothing but noise in float32."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(600, 1))
+    x = np.concatenate([1.7e9 + 10 * base, 1e-6 * base, base + 0.3 * rng.normal(size=(600, 1))], axis=1)
+    scores = {}
+    for name, table in (("far", x), ("near", (x - x.mean(0)) / x.std(0))):
+        np.savez(tmp_path / f"{name}.npz", x=table)
+        recipe = recipes.override(
+            recipes.custom("vae", "gaussian", str(tmp_path / f"{name}.npz")), ["epochs=3", "latent_dim=2"]
+        )
+        manifest = run_training(recipe, store, name=name)
+        # Densities change by the units' volume alone.
+        volume = np.log(x.std(0)).sum() if name == "far" else 0.0
+        scores[name] = manifest.metrics["elbo"] + volume
+    assert scores["far"] == pytest.approx(scores["near"], abs=1.0)

@@ -78,4 +78,6 @@ def _check_all(x: Array, valid: NDArray[np.bool_], rule: str) -> None:
 
 def _first(array: Array, where: NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), array.shape))
-    return place, f"{array[place]:g}"
+    value = array[place].item()
+    # An integral float reads better as the integer that it is; any other value is given in full.
+    return place, str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)

@@ -8,7 +8,10 @@ import uuid
 from datetime import UTC, datetime
 
 import orjson
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from elbod.api.problems import bug
 
 logger = logging.getLogger("elbod.access")
 
@@ -55,20 +58,25 @@ class RequestLog:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
-        started, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
+        started, status, answered = time.perf_counter(), CLIENT_CLOSED_REQUEST, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = CLIENT_CLOSED_REQUEST
         except Exception:
+            logger.exception("a bug", extra={"fields": {"request_id": request_id.decode()}})
+            if answered:
+                raise
             status = 500
-            raise
+            await bug(Request(scope))(scope, receive, send_with_id)
         finally:
             fields = {
                 "request_id": request_id.decode(),

@@ -74,10 +74,13 @@ def healthz(request: Request) -> Response:
 
 @router.get("/readyz")
 def readyz(request: Request) -> Response:
-    """200 once the default model is loaded, verified and warm, until the server drains; problems either way."""
+    """200 once the default model is loaded, verified and warm, until the server drains; problems either way.
+
+    A server of several models without a default is ready when it knows them.
+    """
     service = service_of(request)
     default = service.residents.default
-    ready = default is not None and not service.draining
+    ready = service.residents.ready and not service.draining
     body = {
         "ready": ready,
         "draining": service.draining,

@@ -55,7 +55,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ElbodError, _elbod_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)
-    app.add_exception_handler(Exception, _bug)
 
 
 async def _elbod_error(request: Request, error: Exception) -> Response:
@@ -87,6 +86,6 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
     return problem(request, 422, "Invalid input", detail, places)
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    # Nothing internal leaves: the id in `instance` finds the traceback in the log.
+def bug(request: Request) -> Response:
+    """What a caller hears of a bug: nothing internal, and the id that finds the traceback in the log."""
     return problem(request, 500, "Internal error", "a bug in the server: its log has this request's id and the details")

@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from elbod.api import schemas, wire
 from elbod.api.images import png_grid
@@ -20,7 +21,7 @@ from elbod.api.service import service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
-from elbod.errors import BodyTooLarge, BodyTooSlow, InvalidInput, NotAcceptable, UnsupportedMediaType
+from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX
 
@@ -30,6 +31,8 @@ Fields = TypeVar("Fields", bound=schemas.Request)
 Arrays = dict[str, NDArray[Any]]
 
 _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
+# Longer JSON is decoded on a thread: the loop has other callers.
+_INLINE_JSON = 64 * 1024
 _X = "(n, *event_shape) in data units"
 
 
@@ -96,7 +99,7 @@ async def sample(request: Request) -> Response:
         output=fields.output,
     )
     parsed = time.perf_counter()
-    result = await service.run(job, resident, service.timeout(request))
+    result = await service.run(job, resident, request)
     assert isinstance(result.value, Samples)
     if media == wire.PNG_TYPE:
         png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
@@ -125,7 +128,7 @@ async def encode(request: Request) -> Response:
         binarize=fields.binarize,
     )
     parsed = time.perf_counter()
-    result = await service.run(job, resident, service.timeout(request))
+    result = await service.run(job, resident, request)
     value = result.value
     assert isinstance(value, Encodings)
     posterior = {**value.parameters, **resident.posterior_shared}
@@ -163,7 +166,7 @@ async def elbo(request: Request) -> Response:
         reconstruction_map="reconstruction_map" in fields.include,
     )
     parsed = time.perf_counter()
-    result = await service.run(job, resident, service.timeout(request))
+    result = await service.run(job, resident, request)
     assert isinstance(result.value, Scores)
     return _respond(_scored(job, resident, result.value), media, fields.encoding, result, started, parsed)
 
@@ -247,31 +250,18 @@ async def _parse(request: Request, schema: type[Fields], array_names: Sequence[s
     content_type = request.headers.get("content-type", wire.JSON_TYPE).partition(";")[0].strip().lower()
     if content_type not in _DATA_TYPES:
         raise UnsupportedMediaType(f"content type {content_type[:100]!r}: send {' or '.join(_DATA_TYPES)}")
-    body = await _read(request, service.settings.max_body_bytes, service.settings.request_timeout)
-    decode = wire.decode_json if content_type == wire.JSON_TYPE else wire.decode_safetensors
-    fields, arrays = decode(body, array_names)
+    is_json = content_type == wire.JSON_TYPE
+    limit = service.settings.max_json_bytes if is_json else service.settings.max_body_bytes
+    body = await service.read_body(request, min(limit, service.settings.max_body_bytes))
+    decode = wire.decode_json if is_json else wire.decode_safetensors
+    if is_json and len(body) > _INLINE_JSON:
+        fields, arrays = await run_in_threadpool(decode, body, array_names)
+    else:
+        fields, arrays = decode(body, array_names)
     try:
         return schema.model_validate(fields), arrays
     except ValidationError as error:
         raise invalid_fields(error) from error
-
-
-async def _read(request: Request, limit: int, timeout: float) -> bytearray:
-    """The body, never more than `limit` bytes of it. (FastAPI's own limit answers in plain text.)"""
-    too_large = BodyTooLarge(f"the body is longer than {limit} bytes: split the request")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError as error:
-        raise BodyTooSlow(f"the body did not arrive within {timeout:g} s") from error
-    return body
 
 
 def _seed(fields: schemas.Request) -> int:

@@ -4,6 +4,7 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -16,22 +17,31 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """Says where it is once connections are answered."""
+    """Says where it is once connections are answered, and drains at the first signal."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, announce: Callable[[str], None], begin_drain: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._announce = announce
+        self._announce, self._begin_drain = announce, begin_drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
-            self._announce(f"http://{host}:{port}")
+            self._announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            # A second signal, whichever it is, does not wait.
+            self.force_exit = True
+        self._begin_drain()
+        super().handle_exit(sig, frame)
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was admitted. `announce` gets the URL. Raises StartupError."""
-    _refuse_open_door(settings)
+    refuse_open_door(settings)
     configure_logging()
     app = create_app(settings)
     listener = bind(settings.host, settings.port)
@@ -44,7 +54,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     )
     # uvicorn raises the signal again once it has drained; by then it is obeyed.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    _Server(config, announce).run(sockets=[listener])
+    _Server(config, announce, app.state.service.begin_drain).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -56,12 +66,14 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except OSError as error:
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such host name"
+        raise StartupError(f"cannot listen on {host}:{port}: {reason}; choose another with --port") from error
     return listener
 
 
-def _refuse_open_door(settings: Settings) -> None:
+def refuse_open_door(settings: Settings) -> None:
+    """Without keys nobody beyond this machine is let in unasked. Raises StartupError."""
     if settings.insecure or settings.host == "localhost":
         return
     try:

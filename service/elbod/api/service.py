@@ -4,17 +4,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import torch
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from elbod.engine.engine import Engine, Limits
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.residents import Poller, Residents
 from elbod.engine.runner import Runner
-from elbod.errors import DeadlineExceeded, InvalidInput, StartupError
+from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
 from elbod.generators.device import choose_device
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
@@ -44,10 +46,14 @@ class Service:
         )
         self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
         self.draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._give_up = asyncio.Event()
+        self._body_bytes = 0
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
         """Engine and poller run inside; at the end what was admitted is finished."""
+        self._loop = asyncio.get_running_loop()
         poller = Poller(self.residents, self.settings.poll_interval)
         self.engine.start()
         poller.start()
@@ -66,13 +72,57 @@ class Service:
         found = self.residents.find(reference)
         return found if found is not None else await run_in_threadpool(self.residents.acquire, reference)
 
-    async def run(self, job: Job, resident: Resident, timeout: float) -> Result:
-        """The job's result, or DeadlineExceeded after `timeout` seconds: what has not run by then never will."""
-        future = self.engine.submit(job, resident)
+    def begin_drain(self) -> None:
+        """Take nothing new; what is admitted has `drain_timeout` seconds. Called from a signal handler."""
+        if not self.draining and self._loop is not None:
+            self.draining = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_timeout, self._give_up.set)
+
+    async def run(self, job: Job, resident: Resident, request: Request) -> Result:
+        """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
+        if self.draining:
+            raise Draining("the server is shutting down: try another one")
+        timeout = self.timeout(request)
+        result = asyncio.wrap_future(self.engine.submit(job, resident))
+        gone, given_up = asyncio.ensure_future(_disconnected(request)), asyncio.ensure_future(self._give_up.wait())
+        waiting: set[asyncio.Future[Any]] = {result, gone, given_up}
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+            if gone.done():
+                raise ClientDisconnect
+            if given_up.done():
+                raise Draining("the server shut down before the answer was there: the work was dropped")
+            raise DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped")
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    async def read_body(self, request: Request, limit: int) -> bytearray:
+        """The body, never more than `limit` bytes of it, nor more than the queue's bytes with all other bodies.
+
+        FastAPI's own limit answers in plain text. Raises BodyTooLarge, BodyTooSlow, QueueFull, ClientDisconnect.
+        """
+        too_large = BodyTooLarge(f"the body is longer than {limit} bytes: split the request")
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise too_large
+        seconds, body = self.settings.request_timeout, bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._body_bytes += len(chunk)
+                    if len(body) > limit:
+                        raise too_large
+                    if self._body_bytes > self.settings.max_queue_bytes:
+                        raise QueueFull("too many bytes are arriving at once", retry_after=1)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped") from error
+            raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from error
+        finally:
+            self._body_bytes -= len(body)
+        return body
 
     def timeout(self, request: Request) -> float:
         """Seconds that this request may take: its `Request-Timeout`, at most the server's own limit."""
@@ -87,6 +137,12 @@ class Service:
         if not 0 < seconds < float("inf"):
             raise InvalidInput.at("", f"Request-Timeout must be a positive number of seconds, not {header[:40]!r}")
         return min(seconds, limit)
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the caller has left; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def service_of(request: Request) -> Service:

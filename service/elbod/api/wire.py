@@ -1,8 +1,9 @@
-"""Bytes to arrays and back: JSON with nested lists or base64, and safetensors, without a Python object per number.
+"""Bytes to arrays and back: JSON with nested lists or base64, and safetensors.
 
-A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Arrays of
-a safetensors body are views of it. The `safetensors` library cannot read the metadata of a body in memory, so the
-format (8 bytes of header length, a JSON header, the tensors' bytes) is parsed here, with strict bounds.
+A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Only nested
+lists cost an object a number; arrays of a safetensors body are views of it. The `safetensors` library cannot read the
+metadata of a body in memory, so the format (8 bytes of header length, a JSON header, the tensors' bytes) is parsed
+here, with strict bounds.
 """
 
 import base64
@@ -60,7 +61,9 @@ def _json_object(raw: bytes | bytearray | memoryview, what: str) -> dict[str, An
 
 def _from_lists(name: str, value: object) -> Array:
     try:
-        array = np.asarray(value)
+        # Row by row, so that other threads have their turn in between.
+        rows = [np.asarray(row) for row in value] if isinstance(value, list) else []
+        array = np.stack(rows) if rows else np.asarray(value)
     except ValueError as error:
         raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
     if array.dtype.kind not in "iuf" or array.ndim == 0:
@@ -74,7 +77,7 @@ def _from_base64(name: str, value: dict[str, Any]) -> Array:
     if value.keys() != {"dtype", "shape", "data"}:
         raise InvalidInput.at(f"/{name}", f"{name} must have exactly the keys dtype, shape and data")
     dtype, shape, data = value["dtype"], value["shape"], value["data"]
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InvalidInput.at(f"/{name}/dtype", f"{name}.dtype must be one of {', '.join(DTYPES)}")
     if not _is_shape(shape):
         raise InvalidInput.at(f"/{name}/shape", f"{name}.shape must be a list of integers >= 0")
@@ -95,6 +98,8 @@ def _is_shape(shape: object) -> bool:
         isinstance(shape, list)
         and len(shape) <= _MAX_DIMENSIONS
         and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in shape)
+        # A zero among the sizes must not hide sizes that no array can have.
+        and math.prod(n for n in shape if n) < 2**60
     )
 
 
@@ -139,7 +144,7 @@ def tensor_names(body: bytearray) -> list[str]:
 def _tensor(name: str, entry: object, data: memoryview) -> tuple[Array, tuple[int, int]]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise Malformed(f"the safetensors header entry {name!r} must have dtype, shape and data_offsets")
-    if entry["dtype"] not in _SAFETENSORS_NAMES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SAFETENSORS_NAMES:
         known = ", ".join(_SAFETENSORS_NAMES)
         raise InvalidInput.at(f"/{name}", f"{name} has dtype {entry['dtype']!r}: must be one of {known}")
     shape, offsets = entry["shape"], entry["data_offsets"]
@@ -212,7 +217,7 @@ def best_media_type(accept: str | None, offers: Sequence[str]) -> str | None:
         return offers[0]
     quality = dict.fromkeys(offers, (-1, 0.0))
     for part in accept.split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         q = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):

@@ -64,7 +64,10 @@ class Engine:
         """
         future: Future[Result] = Future()
         task = Task(job, resident, future)
-        rows, size = job.row_draws, work_bytes(job, resident.generator.likelihood.event_dims, CHUNK)
+        rows, size = (
+            job.row_draws,
+            work_bytes(job, resident.generator, CHUNK),
+        )
         self._refuse_oversized(rows, size)
         with self._changed:
             if self._draining:

@@ -1,6 +1,5 @@
 """From a chunk's draws to one number a row: pure functions of arrays."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job
 from elbod.engine.loading import Resident
 from elbod.engine.runner import PARAMETER, Outputs
+from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, PriorTerms, bits_per_dim, elbo, importance_weighted, rank
 
 Counts = NDArray[np.int64]
@@ -59,7 +59,7 @@ def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resid
 
 
 # What a tile of the draw stage adds to a chunk, one entry a unit.
-_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "reconstruction_map", "z")
+_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "z")
 
 
 def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
@@ -99,8 +99,7 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
         columns["num_samples"] = np.full(len(bound.elbo), samples)
         columns["target_met"] = bound.standard_error <= job.target_standard_error
     if job.reconstruction_map:
-        elements = chunk["reconstruction_map"][:, :samples]
-        columns["reconstruction_map"] = elements.mean(axis=1).reshape(-1, *likelihood.event_shape)
+        columns["reconstruction_map"] = chunk["reconstruction_map"]
     return columns
 
 
@@ -137,9 +136,12 @@ def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:
     return PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
 
 
-def work_bytes(job: Job, event_dims: int, chunk: int) -> int:
+def work_bytes(job: Job, generator: Generator, chunk: int) -> int:
     """Memory that a job holds while it is admitted: its inputs, its results, and one chunk of draws."""
+    event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
     given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
-    drawn = job.rows * job.draws * 4 * (job.verb == "encode")
-    results = job.rows * (event_dims * 4 + 512) + drawn
-    return given + results + min(job.row_draws, chunk) * math.ceil(event_dims / 8) * 8
+    drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
+    mapped = (job.rows + min(job.rows, chunk)) * event_dims * 8 if job.reconstruction_map else 0
+    columns = job.rows * 512
+    samples = job.rows * event_dims * 8 if job.verb == "sample" else 0
+    return given + drawn + mapped + columns + samples + min(job.row_draws, chunk) * (latent_dim * 8 + 64)

@@ -10,11 +10,12 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
-from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod.errors import ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
 from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod_store import (
     Corrupt,
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 _RETRY_AFTER = 30.0
 
 _LoadError = (Corrupt, Unsupported, InvalidCheckpoint, ModelFailure)
+
+
+class _NamelessRequest(InvalidInput):
+    """No model is named, none is the default, and there are several."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Residents:
         self._failed: dict[tuple[str, int | None], _Failure] = {}
         # Models whose last look ended in a failure: looked at again though nothing moved.
         self._unsettled: set[str] = set()
-        self._store_problem: str | None = None
+        self._problems: list[str] = []
+        self._nameless = False
 
     @property
     def default(self) -> Resident | None:
@@ -74,10 +80,15 @@ class Residents:
         return self._residents.get(self._default) if self._default else None
 
     @property
+    def ready(self) -> bool:
+        """Whether the default model is loaded, or the store holds several models of which every request names one."""
+        return self.default is not None or (self._default is None and self._nameless)
+
+    @property
     def problems(self) -> list[str]:
         """What is wrong now, in sentences: versions that could not be loaded, a store that does not answer."""
         failures = [failure.message for failure in list(self._failed.values())]
-        return failures + ([self._store_problem] if self._store_problem else [])
+        return failures + self._problems
 
     def loaded(self) -> list[Resident]:
         """Every distinct loaded version."""
@@ -115,8 +126,9 @@ class Residents:
                 raise NotReady("the model store does not answer: try again later") from error
             if not names:
                 raise NotReady("the model store holds no model yet: publish one with `elbod train` or `elbod demo`")
-            if len(names) > 1:
-                raise InvalidInput.at("/model", f"name a model: the store holds {', '.join(names)}")
+            self._nameless = len(names) > 1
+            if self._nameless:
+                raise _NamelessRequest(Place("/model", f"name a model: the store holds {', '.join(names)}"))
             self._default = names[0]
         return self._default
 
@@ -178,19 +190,16 @@ class Residents:
     def poll(self) -> None:
         """Look for moved aliases and new versions, and swap. Never raises: what serves keeps serving."""
         with self._lock:
-            try:
+            problems: list[str] = []
+            with _noted_in(problems), contextlib.suppress(_NamelessRequest):
                 if self.default is None:
                     self._load(self._name_default())
-                for name, watch in self._watches.items():
+            for name, watch in list(self._watches.items()):
+                with _noted_in(problems):
                     if watch.poll() or name in self._unsettled:
                         self._unsettled.add(name)
                         self._follow(name, watch)
-                self._store_problem = None
-            except (StoreError, NotReady) as error:
-                self._store_problem = str(error)
-            except (InvalidInput, UnknownModel, ModelFailure) as error:
-                # Several models and no default, or a default that is missing or broken: shown, and tried again.
-                self._store_problem = str(error)
+            self._problems = problems
 
     def _follow(self, name: str, watch: Watch) -> None:
         """Point the model's references at what they mean now, as far as that can be read and loaded."""
@@ -222,6 +231,16 @@ class Residents:
                 del self._failed[failed, number]
         if not any(failed == name for failed, _ in self._failed):
             self._unsettled.discard(name)
+
+
+@contextlib.contextmanager
+def _noted_in(problems: list[str]) -> Iterator[None]:
+    """One model's trouble must not stop the look at the others; a store that many depend on is named once."""
+    try:
+        yield
+    except (StoreError, ElbodError) as error:
+        if str(error) not in problems:
+            problems.append(str(error))
 
 
 class Poller(threading.Thread):

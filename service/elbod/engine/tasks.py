@@ -32,7 +32,7 @@ class Task:
         self.started: float | None = None
         self._encodes = job.x is not None
         self._samples_kl = resident.generator.kl_estimator == "monte_carlo"
-        self._kept = _KEPT[job.verb] | {job.output} | ({"reconstruction_map"} if job.reconstruction_map else set())
+        self._kept = _KEPT[job.verb] | {job.output}
         self._results: Outputs = {}
         self._begin(0)
 
@@ -52,17 +52,23 @@ class Task:
         self._draws, self._ends = draws, np.cumsum(draws)
         self._drawn = 0
         self._drawings: Outputs = {}
+        # Summed draw by draw, since a map a draw would not fit into memory.
+        shape = (
+            (self._rows, *self.resident.generator.event_shape) if self.job.reconstruction_map and not pilot else (0,)
+        )
+        self._map = np.zeros(shape)
 
     def _binarized(self) -> Array:
         assert self.job.x is not None
-        x = self.job.x[self._first : self._first + self._rows].astype(row_dtype(self.resident.generator), copy=False)
+        # Compared in the request's own dtype: 0.5 + 1e-9 is above one half in float64.
+        x = self.job.x[self._first : self._first + self._rows]
         if self.job.binarize == "threshold":
-            return (x > 0.5).astype(x.dtype)
-        if self.job.binarize == "stochastic":
+            x = x > 0.5
+        elif self.job.binarize == "stochastic":
             keys = Keys.of(self.job.seed, self._index(np.arange(self._rows)))
             u = uniforms(keys, Stream.BINARIZATION, self.resident.generator.likelihood.event_dims)
-            return (u.reshape(x.shape) < x).astype(x.dtype)
-        return x
+            x = u.reshape(x.shape) < x
+        return x.astype(row_dtype(self.resident.generator), copy=False)
 
     def _index(self, rows: NDArray[Any]) -> NDArray[np.uint64]:
         return np.uint64(self.job.first_index + self._first) + rows.astype(np.uint64)
@@ -84,11 +90,10 @@ class Task:
     def fill_draws(self, inputs: DrawInputs, at: slice) -> None:
         """The next units to draw, into places `at` of a tile."""
         job = self.job
-        units = np.arange(self._drawn, self._drawn + at.stop - at.start)
-        rows = np.searchsorted(self._ends, units, side="right")
+        rows, draws = self._units(at.stop - at.start)
         inputs.seed[at] = job.seed
         inputs.index[at] = self._index(rows)
-        inputs.draw[at] = units - (self._ends - self._draws)[rows]
+        inputs.draw[at] = draws
         inputs.temperature[at] = job.temperature
         if job.z is not None:
             inputs.source[at] = Source.GIVEN
@@ -116,6 +121,12 @@ class Task:
             inputs.wants.add(job.output)
             inputs.sampled[at] = job.output == "sample"
 
+    def _units(self, count: int) -> tuple[Counts, Counts]:
+        """(row of the chunk, draw) of the next units."""
+        units = np.arange(self._drawn, self._drawn + count)
+        rows = np.searchsorted(self._ends, units, side="right")
+        return rows, units - (self._ends - self._draws)[rows]
+
     def accept(self, stage: Stage, outputs: Mapping[str, Array], at: slice) -> bool:
         """Take the outputs at places `at` of a tile; True when the job is finished."""
         count = at.stop - at.start
@@ -124,6 +135,10 @@ class Task:
             self._encoded += count
         else:
             self._keep(self._drawings, outputs, at, self._drawn, int(self._ends[-1]))
+            if len(self._map):
+                rows, draws = self._units(count)
+                counted = draws < self._samples[rows]
+                np.add.at(self._map, rows[counted], outputs["reconstruction_map"][at][counted])
             self._drawn += count
         if self.units:
             return False
@@ -159,6 +174,9 @@ class Task:
         elif job.verb is Verb.ENCODE:
             reduced = encode_columns(chunk, job.draws)
         else:
+            if len(self._map):
+                counts = self._samples.reshape(-1, *[1] * (self._map.ndim - 1))
+                chunk["reconstruction_map"] = self._map / counts
             reduced = elbo_columns(chunk, self._samples, self._draws, job, self.resident)
         rows = slice(self._first, self._first + self._rows)
         for name, values in reduced.items():

@@ -46,15 +46,17 @@ class Mixture(Generator):
         shape = (spec.components, *self.event_shape, self.likelihood.parameters)
         self.logits = nn.Parameter(torch.zeros(spec.components))
         self.outputs = nn.Parameter(0.1 * torch.randn(shape))
-        self.register_buffer("shift", torch.zeros(self.event_shape))
-        self.register_buffer("scale", torch.ones(self.event_shape))
+        dtype = torch.float64 if self.likelihood.measure == "density" else torch.float32
+        self.register_buffer("shift", torch.zeros(self.event_shape, dtype=dtype))
+        self.register_buffer("scale", torch.ones(self.event_shape, dtype=dtype))
 
     @classmethod
     def build(cls, blueprint: Blueprint, spec: MixtureSpec) -> Self:
         return cls(blueprint, spec)
 
     def initialize(self, x: Tensor) -> None:
-        self.shift, self.scale = self.likelihood.standardization(x)
+        shift, scale = self.likelihood.standardization(x)
+        self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self.likelihood.parameters > 2:
             # Logits or weights of many levels: random values break the symmetry.
             return

@@ -7,6 +7,7 @@ does not prove that no mode was missed.
 """
 
 import math
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_DRAWS = 25
+# A tail of one to four distinct exceedances is too heavy to be fitted: the largest number that JSON can hold.
+HEAVIEST = sys.float_info.max
 _MIN_RANGE = 1e-9
 
 
 def pareto_k(log_weights: Floats) -> Floats:
-    """k-hat of each row of (n, K) log weights; NaN below K = 25 or where the log weights are equal (range < 1e-9)."""
+    """k-hat of each row of (n, K) log weights; NaN below K = 25 or where the log weights are equal (range < 1e-9).
+
+    HEAVIEST where so few draws carry the tail that it has no fit.
+    """
     rows, count = log_weights.shape
     out = np.full(rows, np.nan)
     if count < MIN_DRAWS:
@@ -36,7 +42,7 @@ def pareto_k(log_weights: Floats) -> Floats:
         if len(exceedances) >= 5:
             out[row] = _generalized_pareto_shape(exceedances)
         elif len(exceedances):
-            out[row] = math.inf
+            out[row] = HEAVIEST
     return out
 
 

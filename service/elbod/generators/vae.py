@@ -58,8 +58,10 @@ class VAE(Generator):
         self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation, spec.dropout)
         outputs = event_dims * self.likelihood.parameters
         self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation, spec.dropout)
-        self.register_buffer("shift", torch.zeros(self.event_shape))
-        self.register_buffer("scale", torch.ones(self.event_shape))
+        # Columns of a table may lie far from zero (time stamps): float32 would round their spread away.
+        dtype = torch.float64 if self.likelihood.measure == "density" else torch.float32
+        self.register_buffer("shift", torch.zeros(self.event_shape, dtype=dtype))
+        self.register_buffer("scale", torch.ones(self.event_shape, dtype=dtype))
         self._components: NormalMixture | None = None
         if spec.prior == "vamp":
             self.kl_estimator = "monte_carlo"
@@ -70,7 +72,8 @@ class VAE(Generator):
         return cls(blueprint, spec)
 
     def initialize(self, x: Tensor) -> None:
-        self.shift, self.scale = self.likelihood.standardization(x)
+        shift, scale = self.likelihood.standardization(x)
+        self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self.kl_estimator == "monte_carlo":
             # Pseudo-inputs begin as training rows, spread evenly over them.
             rows = torch.linspace(0, len(x) - 1, len(self.pseudo_inputs)).round().long()
@@ -90,7 +93,11 @@ class VAE(Generator):
         return self._encode(self._standardized(x))
 
     def _standardized(self, x: Tensor) -> Tensor:
-        return ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1)
+        return ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1).to(self._network_dtype)
+
+    @property
+    def _network_dtype(self) -> torch.dtype:
+        return next(self.decoder.parameters()).dtype
 
     def _encode(self, standardized: Tensor) -> DiagonalNormal:
         mean, log_stddev = self.encoder(standardized).chunk(2, dim=-1)
@@ -100,7 +107,7 @@ class VAE(Generator):
         return DiagonalNormal(parameters["mean"], parameters["stddev"])
 
     def decode(self, z: Tensor) -> Observation:
-        outputs = self.decoder(z.to(self.shift.dtype)).unflatten(-1, (*self.event_shape, self.likelihood.parameters))
+        outputs = self.decoder(z.to(self._network_dtype)).unflatten(-1, (*self.event_shape, self.likelihood.parameters))
         return self.likelihood.observe(outputs, self.shift, self.scale)
 
     def prior(self) -> Prior:

@@ -156,7 +156,7 @@ def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
 
 def _cast(parts: Split, likelihood: Likelihood, recipe: Recipe) -> Split:
     """The parts in the dtype of x in answers."""
-    dtype = np.uint8 if likelihood.dtype is torch.uint8 else np.float32
+    dtype = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float64: np.float64}[likelihood.dtype]
     train, validation, calibration, test = (
         np.ascontiguousarray(x, dtype) for x in (parts.train, parts.validation, parts.calibration, parts.test)
     )

@@ -44,6 +44,11 @@ class Gaussian(Likelihood):
     min_log_scale: ClassVar[float] = -7.0
 
     @property
+    def dtype(self) -> torch.dtype:
+        """float64: a column of a table may need more digits than float32 has."""
+        return torch.float64
+
+    @property
     def support(self) -> str:
         return "the real numbers"
 
@@ -54,7 +59,7 @@ class Gaussian(Likelihood):
         values = x.double()
         scale = values.std(0, correction=0)
         # A constant element keeps its units.
-        return values.mean(0).float(), torch.where(scale > 0, scale, 1.0).float()
+        return values.mean(0), torch.where(scale > 0, scale, 1.0)
 
     def observe(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Observation:
         location = shift + scale * outputs[..., 0]
