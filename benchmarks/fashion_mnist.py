@@ -69,18 +69,20 @@ def table(metrics: Any, training: Any, published: Summary) -> str:
     """The results of one run as markdown, between the published figure and the limits of the data."""
     baseline, recipe = metrics["baseline"], training["recipe"]
     prior = recipe["spec"].get("prior", "normal")
+    elbo = f"{metrics['elbo']:.2f} ± {metrics['standard_error']:.2f}"
     iwae = f"{metrics['iwae']:.2f} ± {metrics['iwae_standard_error']:.2f}"
+    precise = f"{published.mean:.2f} ± {published.standard_error:.2f}"
     code = ", ".join(f"{name} {version}" for name, version in training["code"].items())
     return f"""
 | log p(x) of the {metrics["n"]:,} fixed test images | nats |
 |---|---|
 | independent pixels | {baseline["log_prob"]:.2f} ± {baseline["standard_error"]:.2f} |
-| `vae`, {prior} prior, {recipe["epochs"]} epochs: ELBO, 1 draw | {metrics["elbo"]:.2f} ± {metrics["standard_error"]:.2f} |
+| `vae`, {prior} prior, {recipe["epochs"]} epochs: ELBO, 1 draw | {elbo} |
 | the same: IWAE, K = {metrics["num_importance_samples"]} | {iwae} |
 | published VAE of the same sizes and prior, {PUBLISHED_DRAWS:,} importance samples | {PUBLISHED[prior]:.2f} |
 | the most that any model can reach | {CEILING:.2f} |
 
-IWAE, K = {PUBLISHED_DRAWS:,}, of the first {published.n:,} test images: {published.mean:.2f} ± {published.standard_error:.2f}
+IWAE, K = {PUBLISHED_DRAWS:,}, of the first {published.n:,} test images: {precise}
 {training["steps"]:,} steps at {training["steps_per_second"]:.0f} steps/s on {training["threads"]} thread(s)
 best held-out bound at epoch {training["point"]["epoch"]}, {training["wall_time"]:.0f} s with the evaluation
 {training["command"]}

@@ -1,14 +1,17 @@
 """Configuration of the service: command-line flag > `ELBOD_*` variable > `elbod.toml` > default."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from elbod.errors import StartupError
 
 CONFIG_FILE = "elbod.toml"
+
+# A wait in seconds. A longer one than a day is a mistake, and an endless one no timer takes.
+_Seconds = Annotated[float, Field(gt=0, le=24 * 3600, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -27,23 +30,31 @@ class Settings(BaseSettings):
     root_path: str = Field("", description="path prefix that a proxy in front strips")
 
     max_body_bytes: int = Field(256 * 1024**2, gt=0)
+    max_json_bytes: int = Field(32 * 1024**2, gt=0, description="of a JSON body: safetensors are far cheaper to read")
     max_rows: int = Field(65_536, gt=0)
     max_num_samples: int = Field(1_024, gt=0)
     max_importance_samples: int = Field(16_384, gt=0)
     max_queue_rows: int = Field(1_048_576, gt=0)
     max_queue_bytes: int = Field(512 * 1024**2, gt=0)
-    request_timeout: float = Field(60.0, gt=0, description="seconds; also for the arrival of a body")
+    request_timeout: _Seconds = Field(60.0, description="seconds; also for the arrival of a body")
     max_loaded_bytes: int = Field(4 * 1024**3, gt=0)
-    poll_interval: float = Field(1.0, gt=0, description="seconds between looks at the store")
-    drain_timeout: float = Field(30.0, gt=0, description="seconds to finish what was admitted at shutdown")
+    poll_interval: _Seconds = Field(1.0, description="seconds between looks at the store")
+    drain_timeout: _Seconds = Field(30.0, description="seconds to finish what was admitted at shutdown")
 
-    @field_validator("host")
+    @field_validator("host", "store")
     @classmethod
-    def _not_empty(cls, host: str) -> str:
-        # An empty host would listen on every interface.
-        if not host:
-            raise ValueError("host must not be empty")
-        return host
+    def _not_empty(cls, value: str, field: ValidationInfo) -> str:
+        # An empty host would listen on every interface, an empty store would be the working folder.
+        if not value.strip():
+            raise ValueError(f"{field.field_name} must not be empty")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, root_path: str) -> str:
+        if root_path and not root_path.startswith("/"):
+            raise ValueError(f"root_path must begin with '/', got {root_path!r}")
+        return root_path.rstrip("/")
 
     @classmethod
     def settings_customise_sources(

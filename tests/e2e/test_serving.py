@@ -194,7 +194,8 @@ def test_a_store_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None
 
 
 def test_a_bad_setting_is_one_clear_line(tmp_path: Path) -> None:
-    check_one_line(run_serve("--port", "123456", cwd=tmp_path), "port", "65535")
+    (tmp_path / "elbod.toml").write_text("port = 123456\n")
+    check_one_line(run_serve(cwd=tmp_path), "port", "65535")
     (tmp_path / "elbod.toml").write_text("colour = 1\n")
     check_one_line(run_serve(cwd=tmp_path), "elbod.toml", "colour")
     (tmp_path / "elbod.toml").write_text("port = \n")

@@ -58,6 +58,14 @@ def test_too_few_rows_are_refused():
         splits.split(Dataset("mine", np.eye(3), None, ""))
 
 
+@pytest.mark.parametrize("distinct", [1, 3])
+def test_rows_that_repeat_are_counted_once(distinct):
+    x = np.arange(400)[:, None] % distinct * np.ones(3)
+
+    with pytest.raises(InvalidDataset, match=rf"400 rows, {distinct} of them distinct, .*: more distinct rows"):
+        splits.split(Dataset("mine", x, None, ""))
+
+
 def test_threshold_makes_bits_before_it_splits():
     x = np.random.default_rng(0).random((400, 6))
 

@@ -63,7 +63,7 @@ class Service:
             yield
         finally:
             self.draining = True
-            poller.stop()
+            await run_in_threadpool(poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
 

@@ -1,6 +1,8 @@
 """The command `elbod`: composition root. Imports nothing heavy, so that `--help` is instant."""
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -46,12 +48,37 @@ def elbod(
     """The ELBO daemon: sample, encode and score with VAE-style generative models."""
 
 
+class _Interrupts:
+    """A handler of SIGINT that raises KeyboardInterrupt as Python's own does, and remembers that it did."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.arrived = True
+        raise KeyboardInterrupt
+
+
+def _listen() -> _Interrupts:
+    interrupts = _Interrupts()
+    # A process that was started with SIGINT ignored, for example by nohup, goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupts)
+    return interrupts
+
+
 def main() -> None:
     """Exit code 0, 1 (failed: one line on stderr says why), 2 (usage), 130 (Ctrl-C)."""
+    interrupts = _listen()
     try:
         app()
-    except (ElbodError, StoreError, TrainingError) as error:
-        typer.echo(f"elbod: {error}", err=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (Exception, SystemExit) as error:
+        # Ctrl-C in the middle of an import may come out as any other failure: a half-imported torch, for example.
+        if interrupts.arrived and not (isinstance(error, SystemExit) and error.code in (None, 0)):
+            sys.exit(130)
+        if not isinstance(error, ElbodError | StoreError | TrainingError):
+            raise
+        typer.echo(f"elbod: {error}", err=True)
+        sys.exit(1)

@@ -8,7 +8,7 @@ import typer
 def serve(
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     model: Annotated[str | None, typer.Option(help="Model reference of requests that name none.")] = None,
     insecure: Annotated[
@@ -27,7 +27,20 @@ def serve(
     settings = load_settings(
         store=store, host=host, port=port, device=device, model=model, insecure=insecure, root_path=root_path
     )
+    _check_model(settings.model)
     # torch takes seconds to import: only now, with the configuration checked.
     from elbod.api.server import serve as serve_app
 
     serve_app(settings, announce=lambda url: typer.echo(f"elbod serves {settings.store} on {url}"))
+
+
+def _check_model(reference: str | None) -> None:
+    from elbod.errors import StartupError
+    from elbod_store import InvalidName, parse_reference
+
+    if reference is None:
+        return
+    try:
+        parse_reference(reference)
+    except InvalidName as error:
+        raise StartupError(f"--model or ELBOD_MODEL or model in elbod.toml: {error}") from error

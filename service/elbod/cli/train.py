@@ -17,14 +17,19 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe.")
     ] = None,
-    publish_every: Annotated[int | None, typer.Option(min=1, help="Publish the best weights every N epochs.")] = None,
+    publish_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Publish the weights of every Nth epoch too; the final version has the best."),
+    ] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="Retire all but the newest N versions.")] = None,
     alias: Annotated[str | None, typer.Option(help="Point this alias at the final version.")] = None,
-    store: Annotated[str, typer.Option(help="URL or folder of the model store.")] = "./elbod-store",
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Train a generator and publish it as a new version.
+
+    Flags win over ELBOD_* variables, those over elbod.toml.
 
     Example: elbod train --recipe digits --alias production
     """
@@ -34,7 +39,10 @@ def train(
         raise typer.BadParameter("--family needs --data")
 
     try:
-        # torch takes seconds to import: only now, with the usage checked.
+        from elbod.settings import load_settings
+
+        configured = load_settings(store=store, device=device)
+        # torch takes seconds to import: only now, with the usage and the configuration checked.
         from dataclasses import replace
 
         from elbod.training import recipes
@@ -52,10 +60,10 @@ def train(
             base = recipes.custom(family, likelihood, data)
         run_training(
             recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])]),
-            ModelStore.open(store),
+            ModelStore.open(configured.store),
             name=name,
             seed=seed,
-            device=device,
+            device=configured.device,
             alias=alias,
             publish_every=publish_every,
             keep=keep,

@@ -183,7 +183,7 @@ class Residents:
         """Forget the least recently used versions while the loaded ones take more than the limit."""
         while sum(resident.nbytes for resident in self.loaded()) > self._max_loaded_bytes:
             idle = sorted((key for key in self._residents if key != self._default), key=lambda key: self._used[key])
-            if len(idle) < 1 or len(self._residents) == 1:
+            if not idle:
                 return
             logger.info("evicting %s", self._residents.pop(idle[0]))
 

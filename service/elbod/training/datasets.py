@@ -5,13 +5,13 @@ Sources are `digits` (inside scikit-learn), `fashion-mnist` (a Debian package), 
 """
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from elbod.generators.likelihoods import Likelihood
@@ -37,8 +37,10 @@ class Dataset:
             raise InvalidDataset(
                 f"{self.name}: x has shape {self.x.shape}: it must be (n, *event_shape) with n >= 1, nothing empty"
             )
-        if self.x.dtype.kind not in "buif":
-            raise InvalidDataset(f"{self.name}: x has dtype {self.x.dtype}: it must be boolean, integer or float")
+        if self.x.dtype.kind not in "buif" or self.x.dtype.itemsize > 8:
+            raise InvalidDataset(
+                f"{self.name}: x has dtype {self.x.dtype}: it must be boolean, integer or float, of at most 64 bits"
+            )
         if self.y is not None and self.y.shape != (len(self.x),):
             raise InvalidDataset(
                 f"{self.name}: y has shape {self.y.shape}: one label per row of x would be ({len(self.x)},)"
@@ -148,17 +150,40 @@ def _one(folder: Path, beginning: str) -> Path | None:
 def load_numpy(path: Path) -> Dataset:
     """An `.npy` array, or arrays `x` and optionally `y` of an `.npz`. Object arrays, which are pickles, are refused."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return Dataset(path.stem, loaded, None, f"values of `{path.name}`, unchanged")
-        with loaded:
-            if "x" not in loaded:
-                raise InvalidDataset(f"{path} has no array named x: it has {', '.join(loaded.files) or 'none'}")
-            y = loaded.get("y")
-            return Dataset(path.stem, loaded["x"], y, f"array `x` of `{path.name}`, unchanged")
+        # Opened here, since numpy leaves a damaged archive open.
+        with path.open("rb") as file:
+            x, y, what = _arrays(path, np.load(file, allow_pickle=False))
     except InvalidDataset:
         raise
     except OSError as error:
         raise InvalidDataset(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidDataset(f"{path} is no array of numbers: {error}") from error
+    except Exception as error:
+        # For damaged files numpy, zipfile, zlib and tokenize raise a dozen types, which share no base.
+        raise InvalidDataset(f"{path} is no array of numbers: {_fault(error)}") from error
+    return Dataset(path.stem, x, y, f"{what} of `{path.name}`, unchanged")
+
+
+def _arrays(path: Path, loaded: Array | NpzFile) -> tuple[Array, Array | None, str]:
+    """x, y and the place of x in the file."""
+    if isinstance(loaded, np.ndarray):
+        return loaded, None, "values"
+    with loaded:
+        if "x" not in loaded:
+            raise InvalidDataset(f"{path} has no array named x: it has {', '.join(loaded.files) or 'none'}")
+        x, y = loaded["x"], loaded.get("y")
+    for name, array in (("x", x), ("y", y)):
+        # Of a member without the magic bytes of an array numpy returns the raw bytes.
+        if not isinstance(array, np.ndarray | None):
+            raise InvalidDataset(f"{path}: {name} is no array in NumPy's format")
+    return x, y, "array `x`"
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with the file, in one line."""
+    if isinstance(error, MemoryError):
+        return "its header promises more than fits in memory"
+    text = " ".join(str(error).split())
+    if "pickle" in text:
+        # numpy's own words recommend to unpickle it.
+        return "it is not in NumPy's format or holds Python objects, which are never read: save numbers by numpy.save"
+    return text or type(error).__name__

@@ -1,6 +1,8 @@
 """Recipes: everything but the seed and the data's bytes that decides a training run, as one frozen value."""
 
+import contextlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -14,6 +16,13 @@ from elbod.generators.checkpoint import InvalidCheckpoint, families, family
 from elbod.generators.likelihoods import LIKELIHOODS
 from elbod.training.errors import InvalidRecipe
 from elbod.training.splits import Binarization
+
+
+def _check_size(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRecipe(f"{key} must be finite, got {value}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InvalidRecipe(f"{key} must be below 2^63")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InvalidRecipe for a value out of range."""
+        for key, value in {**vars(self), **self.spec}.items():
+            _check_size(key, value)
         positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "evaluate_every", "max_skipped_in_a_row")
         for key in (*positive, "num_samples", "patience", "threads"):
             if (value := getattr(self, key)) is not None and not value > 0:
@@ -176,19 +187,29 @@ def override(base: Recipe, settings: Iterable[str]) -> Recipe:
 def command_line(made: Recipe, seed: int) -> str:
     """The command that trains by this recipe again: `elbod train --recipe digits --seed 0 --set epochs=3`."""
     base = RECIPES.get(made.name)
-    if base is not None and (base.family, base.likelihood, base.protocol) == (
-        made.family,
-        made.likelihood,
-        made.protocol,
-    ):
-        arguments = ["--recipe", base.name, *(["--data", made.data] if made.data != base.data else [])]
+    if base is not None and _overrides(base, made):
+        source = ["--recipe", base.name, *(["--data", made.data] if made.data != base.data else [])]
     else:
         base = custom(made.family, made.likelihood, made.data)
-        arguments = ["--family", made.family, "--likelihood", made.likelihood, "--data", made.data]
+        source = ["--family", made.family, "--likelihood", made.likelihood, "--data", made.data]
+    settings = [part for setting in _differences(base, made) for part in ("--set", setting)]
+    return shlex.join(["elbod", "train", *source, "--seed", str(seed), *settings])
+
+
+def _overrides(base: Recipe, made: Recipe) -> bool:
+    """Whether settings alone make `made` of `base`; they can change and add keys of the spec, and remove none.
+
+    Not so for data of one's own in a file that happens to have a recipe's name.
+    """
+    fixed = all(getattr(base, key) == getattr(made, key) for key in ("family", "likelihood", "protocol"))
+    return fixed and base.spec.keys() <= made.spec.keys()
+
+
+def _differences(base: Recipe, made: Recipe) -> list[str]:
+    """The settings, as `key=value`, that `made` has and `base` has not."""
     before, after = ({**{key: getattr(r, key) for key in _own_types()}, **r.spec} for r in (base, made))
     changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
-    settings = [part for key, value in changed.items() for part in ("--set", f"{key}={_text(value)}")]
-    return shlex.join(["elbod", "train", *arguments, "--seed", str(seed), *settings])
+    return [f"{key}={_text(value)}" for key, value in changed.items()]
 
 
 def _text(value: Any) -> str:
@@ -211,16 +232,23 @@ def _spec_types(family_name: str) -> dict[str, Any]:
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None if text.lower() == "none" else text
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
-        return adapter.validate_python(value)
+        return adapter.validate_json(_json(text), strict=True)
     except ValidationError as first:
-        # `300,300`, and `300` where a list of one is meant.
-        try:
-            return adapter.validate_python([part for part in text.split(",") if part])
-        except ValidationError:
-            raise InvalidRecipe(f"--set {key}={text}: {first.errors()[0]['msg']}") from None
+        # `300,300`, and `300` where a list of one is meant; `.5`, which is no JSON.
+        for value in (text, [part for part in text.split(",") if part]):
+            with contextlib.suppress(ValidationError):
+                return adapter.validate_python(value)
+        raise InvalidRecipe(f"--set {key}={text}: {first.errors()[0]['msg']}") from None
+
+
+def _json(text: str) -> str:
+    """The text itself where it is JSON, else it as a JSON string; `none` is null."""
+    if text.lower() == "none":
+        return "null"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return json.dumps(text)
+    return text

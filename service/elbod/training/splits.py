@@ -52,7 +52,8 @@ def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
     if binarization == "threshold":
         x = (intensities(dataset.name, x) > 0.5).astype(np.uint8)
     edges = np.cumsum([TEST_SHARE, CALIBRATION_SHARE, VALIDATION_SHARE])
-    part = np.searchsorted(edges, positions(x), side="right")
+    place = positions(x)
+    part = np.searchsorted(edges, place, side="right")
     test, calibration, validation, train = (x[part == number] for number in range(4))
     if binarization == "stochastic":
         intensities(dataset.name, x)  # refuses the whole before it is cut up
@@ -64,8 +65,11 @@ def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
         )
     found = Split(train, validation, calibration, test)
     if empty := [name for name, size in found.sizes.items() if size < 2]:
+        rows, distinct = len(x), len(np.unique(place))
+        repeated = f", {distinct} of them distinct," if distinct < rows else ""
         raise InvalidDataset(
-            f"{dataset.name}: {len(dataset.x)} rows leave fewer than 2 for {', '.join(empty)}: more rows are needed"
+            f"{dataset.name}: {rows} rows{repeated} leave fewer than 2 for {', '.join(empty)}: "
+            f"more {'distinct ' if repeated else ''}rows are needed"
         )
     return found
 
