@@ -46,7 +46,9 @@ class PPCA(Generator):
             raise ValueError(f"ppca has a gaussian likelihood, not {blueprint.likelihood!r}")
         features, d = self.likelihood.event_dims, spec.latent_dim
         if not 1 <= d < features:
-            raise ValueError(f"ppca needs 1 <= latent_dim < {features} (the event dimensions), got {d}")
+            raise ValueError(
+                f"ppca needs 1 <= latent_dim < {features} (the event dimensions), got {d}: choose it with latent_dim"
+            )
         self.register_buffer("loadings", torch.zeros(features, d, dtype=torch.float64))
         self.register_buffer("location", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("noise", torch.ones((), dtype=torch.float64))
