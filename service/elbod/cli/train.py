@@ -6,7 +6,7 @@ import typer
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="A recipe: digits, fashion-mnist-binary.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe; `elbod recipes` lists them.")] = None,
     family: Annotated[str | None, typer.Option(help="Own data: the family, for example vae or ppca.")] = None,
     likelihood: Annotated[
         str | None, typer.Option(help="Own data: for example bernoulli, discretized_logistic or gaussian.")
