@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import BITS, LEVELS, LINEAR, MIXTURE, VAMP, Server, publish
+from tests.support import BITS, CONVOLUTIONAL, LADDER, LEVELS, LINEAR, MIXTURE, VAMP, Server, publish
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with the models `levels` (default), `bits`, `linear`, `vamp` and `mixture`."""
+    """A store with the models `levels` (default), `bits`, `linear`, `vamp`, `mixture`, `convolutional` and `ladder`."""
     store = ModelStore.open(tmp_path_factory.mktemp("served") / "store")
     for name, blueprint in (
         ("levels", LEVELS),
@@ -38,6 +38,8 @@ def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
         ("linear", LINEAR),
         ("vamp", VAMP),
         ("mixture", MIXTURE),
+        ("convolutional", CONVOLUTIONAL),
+        ("ladder", LADDER),
     ):
         publish(store, name, blueprint)
     return store

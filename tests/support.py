@@ -27,6 +27,10 @@ def build_generator(blueprint: Blueprint, seed: int = 0) -> Generator:
         generator = checkpoint.build(blueprint)
         rows = torch.rand(64, *blueprint.event_shape) * ((blueprint.levels or 2) - 1)
         generator.initialize(rows if blueprint.likelihood == "gaussian" else rows.round())
+        for parameter in generator.parameters():
+            # Layers that begin as zero would leave the posterior at the prior.
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
     return generator.eval().requires_grad_(False)
 
 
@@ -54,6 +58,21 @@ VAMP = Blueprint(
 )
 MIXTURE = Blueprint(
     family="mixture", spec={"components": 6}, likelihood="discretized_logistic", event_shape=(8, 8), levels=17
+)
+CONVOLUTIONAL = Blueprint(
+    family="vae",
+    spec={"latent_dim": 3, "network": "conv", "channels": [4, 6], "blocks": 1},
+    likelihood="discretized_logistic",
+    event_shape=(7, 9),
+    levels=17,
+)
+LADDER = Blueprint(
+    family="ladder",
+    spec={"channels": [4, 6], "groups": [1, 2], "latent_channels": [1, 2]},
+    likelihood="bernoulli",
+    event_shape=(7, 9),
+    levels=2,
+    binarization="stochastic",
 )
 LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
 

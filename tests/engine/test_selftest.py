@@ -21,7 +21,7 @@ class _Leaky:
 
     def __init__(self, inner: VAE, leak: str) -> None:
         self.inner, self.leak = inner, leak
-        for name in ("encode", "posterior", "prior", "likelihood", "latent_dim", "event_shape"):
+        for name in ("encode", "posterior", "prior", "latent_terms", "likelihood", "latent_dim", "event_shape"):
             setattr(self, name, getattr(inner, name))
         self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood
 
@@ -76,9 +76,9 @@ def test_a_version_that_does_not_reproduce_its_reference_is_refused(
         event_shape=manifest.event_shape,
         levels=manifest.levels,
         weights=served_store.read(manifest.weights),
-        reference=save_safetensors({"x": x.numpy(), "reconstruction_at_mean": score.numpy()}),
+        reference=save_safetensors({"x": x.numpy(), "reconstruction_at_mode": score.numpy()}),
     )
     load(store, store.publish(good), runner)
-    wrong = save_safetensors({"x": x.numpy(), "reconstruction_at_mean": score.numpy() * 1.001})
+    wrong = save_safetensors({"x": x.numpy(), "reconstruction_at_mode": score.numpy() * 1.001})
     with pytest.raises(ModelFailure, match="does not reproduce its reference: row 0"):
         load(store, store.publish(replace(good, reference=wrong)), runner)

@@ -73,7 +73,7 @@ def test_reference_rows_carry_the_request_that_gives_their_scores(store, small):
     assert len(tensors["x"]) == 16
     assert tensors["elbo"] == pytest.approx(scores.elbo.elbo, rel=1e-6)
     assert tensors["iwae"] == pytest.approx(scores.importance.iwae, rel=1e-6)
-    assert np.isfinite(tensors["reconstruction_at_mean"]).all()
+    assert np.isfinite(tensors["reconstruction_at_mode"]).all()
 
 
 def test_the_card_says_what_the_numbers_are_and_are_not(store, small):

@@ -87,14 +87,18 @@ def samples(response: httpx.Response) -> Samples:
 
 def posterior(response: httpx.Response) -> Posterior:
     fields, tensors = _read_tensors(response)
-    kl = tensors.column("kl")
+    described = fields.object("posterior")
+    kl, z = tensors.optional_column("kl"), tensors.optional("z")
+    rows = next((len(array) for array in (kl, z) if array is not None), None)
     return Posterior(
         **_origin(fields),
-        family=fields.object("posterior").text("family"),
+        family=described.text("family"),
+        closed_form=described.boolean("closed_form"),
         parameters=MappingProxyType(tensors.under("posterior.")),
-        z=tensors.optional("z", rows=len(kl)),
+        z=tensors.optional("z", rows),
         kl=kl,
-        kl_per_dimension=tensors.optional("kl_per_dimension", rows=len(kl)),
+        kl_per_dimension=tensors.optional("kl_per_dimension", rows),
+        log_q=tensors.optional("log_q", rows),
     )
 
 

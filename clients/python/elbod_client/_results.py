@@ -72,17 +72,21 @@ class Posterior(_Result):
 
     family: `normal` has parameters mean and stddev, `multivariate_normal` those (stddev being marginal) and one
     scale_tril for all rows; other families have their own.
+    closed_form: False if no parameters describe q: ask for draws, which come with their log_q.
     parameters: the arrays of that family by name.
     z: (n, num_samples, latent_dim), float32, draws; None at num_samples 0.
-    kl: (n,), KL(q(z|x) || p(z)), nats.
+    kl: (n,), KL(q(z|x) || p(z)), nats; where it has no closed form the mean of the draws, None without draws.
     kl_per_dimension: (n, latent_dim), nats; None where it does not separate.
+    log_q: (n, num_samples), log q(z|x) of the draws, nats; None where KL is known in closed form.
     """
 
     family: str
+    closed_form: bool
     parameters: Mapping[str, Array]
     z: Array | None
-    kl: Array
+    kl: Array | None
     kl_per_dimension: Array | None
+    log_q: Array | None
 
     @property
     def mean(self) -> Array:

@@ -133,9 +133,10 @@ async def encode(request: Request) -> Response:
     assert isinstance(value, Encodings)
     posterior = {**value.parameters, **resident.posterior_shared}
     answer = Answer(
-        _common(job, resident) | {"posterior.family": value.family},
+        _common(job, resident)
+        | {"posterior.family": value.family, "posterior.closed_form": resident.posterior_closed_form},
         {f"posterior.{name}": array for name, array in posterior.items()}
-        | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension},
+        | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension, "log_q": value.log_q},
     )
     return _respond(answer, media, fields.encoding, result, started, parsed)
 

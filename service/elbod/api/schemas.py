@@ -107,13 +107,14 @@ class SampleResponse(_Response):
 
 
 class PosteriorParameters(BaseModel):
-    """Parameters of q(z|x): for family `normal` mean and stddev; others add their own."""
+    """Parameters of q(z|x): of `normal` mean and stddev; other families have their own, or none without closed form."""
 
     model_config = ConfigDict(extra="allow")
 
     family: str
-    mean: ArrayField = Field(description="(n, latent_dim)")
-    stddev: ArrayField = Field(description="(n, latent_dim), marginal")
+    closed_form: bool = Field(description="false: ask for draws, which come with their log_q")
+    mean: ArrayField = Field(None, description="(n, latent_dim)")
+    stddev: ArrayField = Field(None, description="(n, latent_dim), marginal")
 
 
 class EncodeResponse(_Response):
@@ -121,6 +122,7 @@ class EncodeResponse(_Response):
     z: NullableArray = Field(description="(n, S, latent_dim); null at num_samples 0")
     kl: NullableArray = Field(description="KL(q(z|x) || p(z)), nats, (n,); null without draws or closed form")
     kl_per_dimension: NullableArray = Field(description="(n, latent_dim); null where it does not separate")
+    log_q: NullableArray = Field(description="log q(z|x) of the draws, nats, (n, S); null where KL is closed-form")
 
 
 class Summary(BaseModel):
@@ -153,7 +155,7 @@ class ElboResponse(_Response):
     measure: Literal["pmf", "density"]
     units: Literal["nats"]
     event_dims: int
-    kl_estimator: Literal["closed_form", "monte_carlo"]
+    kl_estimator: Literal["closed_form", "monte_carlo", "conditional"]
     gap_kind: Literal["lower", "exact"] | None
     conditional_on: None
     num_samples: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, *_ARRAY_SCHEMA["anyOf"]]})] = Field(

@@ -69,7 +69,8 @@ class Samples:
 class Encodings:
     """Parameters of q(z|x), row-wise; draws z (n, S, latent_dim) or None; KL(q || p) in nats.
 
-    Where KL has no closed form it is the mean over the draws, and None without draws.
+    Where KL has no closed form it is the mean over the draws, and None without draws; `log_q` (n, S) is log q(z|x) of
+    these draws, None where nobody needs it. Where q has no closed form `parameters` is empty.
     """
 
     family: str
@@ -77,6 +78,7 @@ class Encodings:
     z: Array | None
     kl: Floats | None
     kl_per_dimension: Floats | None
+    log_q: Floats | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Calibration:
 class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or the widest one if it proved none.
 
-    `calibration` has one entry for each S that the worker scored; `posterior_family` and `posterior_shared` describe
-    q(z|x) beyond its row-wise parameters.
+    `calibration` has one entry for each S that the worker scored; what begins with `posterior_` describes
+    q(z|x) beyond its row-wise parameters, which take `row_bytes` a row.
     """
 
     manifest: Manifest
@@ -50,9 +50,11 @@ class Resident:
     reproducible: bool
     fingerprint: str
     posterior_family: str
+    posterior_closed_form: bool
     posterior_shared: dict[str, Array]
     calibration: dict[int, Calibration]
     nbytes: int
+    row_bytes: int
 
     @property
     def name(self) -> str:
@@ -89,9 +91,11 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         reproducible=bool(proved),
         fingerprint=fingerprint(runner.device, sizes),
         posterior_family=posterior.family,
+        posterior_closed_form=posterior.closed_form,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
         calibration=_calibration(store, manifest),
         nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
+        row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
     )
     logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, sizes)
     if not proved:
@@ -144,10 +148,10 @@ def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
 
 
 def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int, manifest: Manifest) -> None:
-    """Score the held-out reference rows again with z at the posterior mean, which needs no noise."""
+    """Score the held-out reference rows again with z at temperature 0 of q(z|x), which needs no noise."""
     try:
         tensors = load_safetensors(raw)
-        x, expected = tensors["x"], tensors["reconstruction_at_mean"]
+        x, expected = tensors["x"], tensors["reconstruction_at_mode"]
     except (SafetensorError, KeyError) as error:
         raise ModelFailure(
             f"the reference rows of {manifest.name}@{manifest.version} cannot be read: {error}"
@@ -155,8 +159,11 @@ def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int
     count = min(len(x), size)
     inputs = DrawInputs.zeros(generator, size)
     inputs.x[:count] = x[:count]
-    inputs.source[:count] = Source.GIVEN
-    inputs.z = runner.encode(generator, inputs.x)[PARAMETER + "mean"].astype(np.float32)
+    inputs.source[:count] = Source.POSTERIOR
+    encoded = runner.encode(generator, inputs.x)
+    inputs.parameters = {
+        name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)
+    }
     inputs.wants = {"score"}
     actual = runner.draw(generator, inputs)["reconstruction"][:count]
     wrong = ~np.isclose(actual, expected[:count], rtol=_REFERENCE_TOLERANCE, atol=_REFERENCE_TOLERANCE)

@@ -18,14 +18,25 @@ Counts = NDArray[np.int64]
 _PILOT_MARGIN = 1.3
 
 
-def encode_columns(chunk: Outputs, draws: int) -> Outputs:
-    """Parameters, draws (n, S, d) and KL of a chunk; a KL without closed form is the mean of its draws."""
-    columns = {name: values for name, values in chunk.items() if name.startswith((PARAMETER, "kl"))}
+_CLOSED_KL = ("kl", "kl_per_dimension")
+
+
+def encode_columns(chunk: Outputs, draws: int, *, described: bool) -> Outputs:
+    """Parameters if they describe q, draws (n, S, d) and KL of a chunk.
+
+    A KL without closed form is the mean of its draws, which then come with their log q(z|x), (n, S).
+    """
+    columns = {
+        name: values
+        for name, values in chunk.items()
+        if (described and name.startswith(PARAMETER)) or name in _CLOSED_KL
+    }
     if draws:
         columns["z"] = chunk["z"].reshape(-1, draws, chunk["z"].shape[-1])
         if "kl" not in chunk:
-            terms = _prior_terms({name: chunk[name].reshape(-1, draws) for name in ("log_prior_z", "log_q_z")}, draws)
-            columns["kl"] = terms.kl.mean(axis=1)
+            per_draw = {name: values.reshape(-1, draws) for name, values in chunk.items() if name.endswith("_z")}
+            columns["kl"] = _prior_terms(per_draw, draws).kl.mean(axis=1)
+            columns["log_q"] = per_draw["log_q_z"]
     return columns
 
 
@@ -59,7 +70,7 @@ def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resid
 
 
 # What a tile of the draw stage adds to a chunk, one entry a unit.
-_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "z")
+_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z", "z")
 
 
 def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
@@ -129,9 +140,11 @@ def _by_row(values: Array, draws: int) -> Array:
 
 
 def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:
-    """All closed-form, or all of the first `samples` draws."""
+    """All closed-form, all closed-form given the drawn groups, or all sampled; of the first `samples` draws."""
     if "kl" in chunk:
         return PriorTerms(*(chunk[name][:, None] for name in ("kl", "log_prior", "entropy")))
+    if "kl_z" in chunk:
+        return PriorTerms(*(chunk[name][:, :samples] for name in ("kl_z", "expected_log_prior_z", "entropy_z")))
     log_prior, log_q = chunk["log_prior_z"][:, :samples], chunk["log_q_z"][:, :samples]
     return PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from elbod.engine.jobs import Array
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, normals, uniforms
+from elbod.generators.posteriors import ClosedFormPosterior
 from elbod.generators.priors import ClosedFormPrior
 
 Outputs = dict[str, Array]
@@ -86,7 +87,7 @@ class Runner:
             posterior = generator.encode(rows)
             exact, prior = posterior.double(), generator.prior()
             outputs = {PARAMETER + name: value for name, value in posterior.parameters.items()}
-            if isinstance(prior, ClosedFormPrior):
+            if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
                 outputs["kl"] = prior.kl(exact)
                 outputs["log_prior"] = prior.expected_log_prob(exact)
                 outputs["entropy"] = exact.entropy()
@@ -103,15 +104,18 @@ class Runner:
     def draw(self, generator: Generator, inputs: DrawInputs) -> Outputs:
         """z of a tile of units and, as far as `inputs.wants`, what follows from it:
 
-        weights: log p(z) and log q(z|x); score: log p(x|z); map: the same per element; sample: x ~ p(x|z);
-        mean: E[x|z].
+        weights: log p(z) and log q(z|x), and the terms of a hierarchy given its drawn groups; score: log p(x|z);
+        map: the same per element; sample: x ~ p(x|z); mean: E[x|z].
         """
         with torch.inference_mode():
             z, posterior = self._latents(generator, inputs)
             outputs = {"z": z}
             if posterior is not None and "weights" in inputs.wants:
-                outputs["log_prior_z"] = generator.prior().log_prob(z.double())
-                outputs["log_q_z"] = posterior.double().log_prob(z.double())
+                terms = generator.latent_terms(posterior, z)
+                outputs |= {"log_prior_z": terms.log_prior, "log_q_z": terms.log_q}
+                if terms.conditional is not None:
+                    given = terms.conditional
+                    outputs |= {"kl_z": given.kl, "expected_log_prior_z": given.log_prior, "entropy_z": given.entropy}
             if inputs.wants & {"score", "map", "sample", "mean"}:
                 observation = generator.decode(z).double()
                 if inputs.wants & {"score", "map"}:

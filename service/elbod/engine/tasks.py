@@ -19,8 +19,9 @@ from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Source, row_dtyp
 from elbod.errors import ModelFailure
 from elbod.generators.noise import Keys, Stream, uniforms
 
-# Row-draws held at once by one job.
+# Row-draws held at once by one job, and bytes of q(z|x): a hierarchy's are whole images of features.
 CHUNK = 4096
+CHUNK_BYTES = 64 * 1024**2
 
 
 class Task:
@@ -31,7 +32,7 @@ class Task:
         self.admitted = time.monotonic()
         self.started: float | None = None
         self._encodes = job.x is not None
-        self._samples_kl = resident.generator.kl_estimator == "monte_carlo"
+        self._samples_kl = resident.generator.kl_estimator != "closed_form"
         self._kept = _KEPT[job.verb] | {job.output}
         self._results: Outputs = {}
         self._begin(0)
@@ -40,7 +41,8 @@ class Task:
         job = self.job
         self._first = first_row
         piloted = job.target_standard_error is not None
-        self._rows = min(job.rows - first_row, max(1, CHUNK // max(1, PILOT_DRAWS if piloted else job.draws)))
+        rows = CHUNK // max(1, PILOT_DRAWS if piloted else job.draws)
+        self._rows = min(job.rows - first_row, max(1, min(rows, CHUNK_BYTES // self.resident.row_bytes)))
         self._encoded = 0
         self._encodings: Outputs = {}
         self._x = self._binarized() if job.x is not None else None
@@ -172,7 +174,7 @@ class Task:
         if job.verb is Verb.SAMPLE:
             reduced = {"z": chunk["z"], "x": chunk[job.output]}
         elif job.verb is Verb.ENCODE:
-            reduced = encode_columns(chunk, job.draws)
+            reduced = encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
         else:
             if len(self._map):
                 counts = self._samples.reshape(-1, *[1] * (self._map.ndim - 1))
@@ -208,6 +210,7 @@ class Task:
                 z=kept.get("z"),
                 kl=kept.get("kl"),
                 kl_per_dimension=kept.get("kl_per_dimension"),
+                log_q=kept.get("log_q"),
             )
         else:
             value = Scores({n: v for n, v in kept.items() if n != "reconstruction_map"}, kept.get("reconstruction_map"))
@@ -215,10 +218,12 @@ class Task:
         return Result(value, started - self.admitted, now - started)
 
 
+_LATENT_TERMS = ("log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z")
+
 # What a job keeps of a tile's outputs until its chunk is reduced.
 _KEPT = {
     Verb.SAMPLE: {"z"},
-    Verb.ENCODE: {"z", "kl", "kl_per_dimension", "log_prior_z", "log_q_z"},
+    Verb.ENCODE: {"z", "kl", "kl_per_dimension", *_LATENT_TERMS},
     Verb.ELBO: {
         "kl",
         "log_prior",
@@ -226,8 +231,7 @@ _KEPT = {
         "log_evidence",
         "expected_reconstruction",
         "reconstruction",
-        "log_prior_z",
-        "log_q_z",
+        *_LATENT_TERMS,
     },
 }
 _MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elbod.generators.likelihoods import Likelihood, Observation, make_likelihood
-from elbod.generators.posteriors import Posterior
+from elbod.generators.posteriors import ClosedFormPosterior, Posterior
 from elbod.generators.priors import ClosedFormPrior, Prior
 
 
@@ -31,14 +31,48 @@ class Blueprint:
     labels: tuple[str, ...] | None = None
 
 
-KlEstimator = Literal["closed_form", "monte_carlo"]
+# How the terms of the bound that do not involve x are known: all in closed form, all sampled, or all in closed form
+# given the drawn latents above them.
+KlEstimator = Literal["closed_form", "monte_carlo", "conditional"]
+
+
+@dataclass(frozen=True)
+class ConditionalTerms:
+    """Terms of the bound given the drawn groups of a hierarchy, summed over groups, one draw a row: (n,), float64.
+
+    With p_l = p(z_l | z above) and q_l = q(z_l | z above, x): kl = sum KL(q_l || p_l), log_prior = sum E_q_l[log p_l],
+    entropy = sum H[q_l], each by code of its own.
+    """
+
+    kl: Tensor
+    log_prior: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class LatentTerms:
+    """log p(z) and log q(z|x) at one draw a row, (n,), nats, float64."""
+
+    log_prior: Tensor
+    log_q: Tensor
+    conditional: ConditionalTerms | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One draw a row with what scores it."""
+
+    z: Tensor
+    terms: LatentTerms
+    observation: Observation
 
 
 class Generator(nn.Module, ABC):
     """A latent-variable model p(x, z) = p(z) p(x|z) with an approximate posterior q(z|x).
 
     A family is one final subclass in one file. Rows are independent: row i of an output depends on row i of the input
-    alone, since rows of many callers share a batch. x is (n, *event_shape) in data units, z is (n, latent_dim).
+    alone, since rows of many callers share a batch. x is (n, *event_shape) in data units, z is (n, latent_dim), and
+    label (n,) holds class numbers for families that are conditional on one (`blueprint.labels`), None for all others.
     """
 
     family: ClassVar[str]
@@ -47,7 +81,6 @@ class Generator(nn.Module, ABC):
     def __init__(self, blueprint: Blueprint, latent_dim: int) -> None:
         super().__init__()
         self.blueprint = blueprint
-        # Whether the terms of the bound that do not involve x are all closed-form or all sampled.
         self.kl_estimator: KlEstimator = "closed_form"
         self.latent_dim = latent_dim
         self.likelihood: Likelihood = make_likelihood(blueprint.likelihood, blueprint.event_shape, blueprint.levels)
@@ -69,7 +102,7 @@ class Generator(nn.Module, ABC):
         return self.blueprint.event_shape
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Posterior:
+    def encode(self, x: Tensor, label: Tensor | None = None) -> Posterior:
         """q(z|x)."""
 
     @abstractmethod
@@ -77,7 +110,7 @@ class Generator(nn.Module, ABC):
         """q(z|x) again from `Posterior.parameters` (the engine stores those between its stages)."""
 
     @abstractmethod
-    def decode(self, z: Tensor) -> Observation:
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
         """p(x|z)."""
 
     @abstractmethod
@@ -92,15 +125,30 @@ class Generator(nn.Module, ABC):
         """E_q[log p(x|z)] (n,) in closed form, float64; None for families that have to draw."""
         return None
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
+    def latent_terms(self, q: Posterior, z: Tensor) -> LatentTerms:
+        """log p(z) and log q(z|x) at one draw a row."""
+        return LatentTerms(self.prior().log_prob(z.double()), q.double().log_prob(z.double()))
+
+    def draw(self, q: Posterior, noise: Tensor, label: Tensor | None = None) -> Drawn:
+        """z ~ q(z|x) from standard normal noise (n, latent_dim), with what scores it.
+
+        z is float32, as callers see it, and every density is evaluated at that very value.
+        """
+        z = q.draw(noise).float()
+        return Drawn(z, self.latent_terms(q, z), self.decode(z, label))
+
+    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
         """What training maximises, (n,): log p(x|z) - beta KL(q(z|x) || p(z)) with one reparameterized z a row.
 
         `noise` (n, latent_dim) is standard normal. Not the reported bound, which has beta = 1.
         """
-        q, prior = self.encode(x), self.prior()
+        q, prior = self.encode(x, label), self.prior()
         z = q.draw(noise)
-        kl = prior.kl(q) if isinstance(prior, ClosedFormPrior) else q.log_prob(z) - prior.log_prob(z)
-        return self.decode(z).log_prob(x).flatten(1).sum(-1) - beta * kl
+        if isinstance(prior, ClosedFormPrior) and isinstance(q, ClosedFormPosterior):
+            kl = prior.kl(q)
+        else:
+            kl = q.log_prob(z) - prior.log_prob(z)
+        return self.decode(z, label).log_prob(x).flatten(1).sum(-1) - beta * kl
 
     def log_evidence(self, x: Tensor) -> Tensor | None:
         """Exact log p(x) (n,) in nats, float64, from the marginal; None for families that have none."""

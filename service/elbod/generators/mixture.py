@@ -64,14 +64,14 @@ class Mixture(Generator):
         with torch.no_grad():
             self.outputs[..., 0] = _SHRINKAGE * (x[rows].to(self.shift.dtype) - self.shift) / self.scale
 
-    def encode(self, x: Tensor) -> CategoricalPosterior:
+    def encode(self, x: Tensor, label: Tensor | None = None) -> CategoricalPosterior:
         log_joint = self._log_likelihoods(x) + self.prior().log_probs
         return CategoricalPosterior(torch.log_softmax(log_joint, dim=-1))
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> CategoricalPosterior:
         return CategoricalPosterior(parameters["log_probs"])
 
-    def decode(self, z: Tensor) -> Observation:
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
         return self.likelihood.observe(self.outputs[z[:, 0].long()], self.shift, self.scale)
 
     def prior(self) -> CategoricalPrior:
@@ -86,7 +86,7 @@ class Mixture(Generator):
     def log_evidence(self, x: Tensor) -> Tensor:
         return torch.logsumexp(self._log_likelihoods(x) + self.prior().log_probs, dim=-1)
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
+    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
         """log p(x) itself: nothing needs to be drawn."""
         return self.log_evidence(x)
 

@@ -13,10 +13,12 @@ from torch.distributions import Categorical, Distribution, MultivariateNormal, N
 class Posterior(ABC):
     """q(z|x) for n rows over d latent dimensions.
 
-    `parameters` are row-wise tensors (n, ...). All log-densities are in nats, summed over latent dimensions.
+    `parameters` are row-wise tensors (n, ...); `closed_form` says whether they describe q to a reader, who otherwise
+    gets draws with their log q. All log-densities are in nats, summed over latent dimensions.
     """
 
     family: ClassVar[str]
+    closed_form: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -39,6 +41,10 @@ class Posterior(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x), (n,)."""
 
+
+class ClosedFormPosterior(Posterior):
+    """A posterior whose entropy and moments are known exactly."""
+
     @abstractmethod
     def entropy(self) -> Tensor:
         """H[q] in closed form, (n,); a differential entropy, which may be negative."""
@@ -53,7 +59,7 @@ class Posterior(ABC):
 
 
 @dataclass(frozen=True)
-class DiagonalNormal(Posterior):
+class DiagonalNormal(ClosedFormPosterior):
     """q(z|x) = N(mean, diag(stddev^2)); mean and stddev are (n, d)."""
 
     mean: Tensor
@@ -85,7 +91,7 @@ class DiagonalNormal(Posterior):
 
 
 @dataclass(frozen=True)
-class FullNormal(Posterior):
+class FullNormal(ClosedFormPosterior):
     """q(z|x) = N(mean, L L'): mean (n, d); the Cholesky factor `scale_tril` (d, d) is shared by all rows."""
 
     mean: Tensor
@@ -124,7 +130,7 @@ class FullNormal(Posterior):
 
 
 @dataclass(frozen=True)
-class CategoricalPosterior(Posterior):
+class CategoricalPosterior(ClosedFormPosterior):
     """q(z = k|x) = exp(log_probs_k); log_probs is (n, K), and z is (n, 1), the number of the component."""
 
     log_probs: Tensor

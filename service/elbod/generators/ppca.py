@@ -76,7 +76,7 @@ class PPCA(Generator):
         loadings[:, :kept] = directions[:kept].mT * excess[:kept].sqrt()
         self.loadings, self.noise = loadings, noise_variance.sqrt()
 
-    def encode(self, x: Tensor) -> FullNormal:
+    def encode(self, x: Tensor, label: Tensor | None = None) -> FullNormal:
         return self.posterior({"mean": (x.double().flatten(1) - self.location) @ self._gain().mT})
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> FullNormal:
@@ -84,7 +84,7 @@ class PPCA(Generator):
         covariance = self.noise**2 * torch.cholesky_inverse(self._precision_factor())
         return FullNormal(parameters["mean"], torch.linalg.cholesky(covariance))
 
-    def decode(self, z: Tensor) -> GaussianObservation:
+    def decode(self, z: Tensor, label: Tensor | None = None) -> GaussianObservation:
         location = (z.double() @ self.loadings.mT + self.location).unflatten(-1, self.event_shape)
         return GaussianObservation(location, self.noise.log().expand_as(location))
 

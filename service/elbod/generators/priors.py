@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
-from elbod.generators.posteriors import DiagonalNormal, FullNormal, Posterior, choose
+from elbod.generators.posteriors import ClosedFormPosterior, DiagonalNormal, FullNormal, choose
 
 
 class Prior(ABC):
@@ -32,15 +32,15 @@ class ClosedFormPrior(Prior):
     """A prior whose expectations under the family's q are known exactly."""
 
     @abstractmethod
-    def expected_log_prob(self, q: Posterior) -> Tensor:
+    def expected_log_prob(self, q: ClosedFormPosterior) -> Tensor:
         """E_q[log p(z)] in closed form, (n,)."""
 
     @abstractmethod
-    def kl(self, q: Posterior) -> Tensor:
+    def kl(self, q: ClosedFormPosterior) -> Tensor:
         """KL(q || p) in closed form, (n,), by code that shares nothing with `expected_log_prob` and `entropy`."""
 
     @abstractmethod
-    def kl_per_dimension(self, q: Posterior) -> Tensor | None:
+    def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         """KL(q || p) by latent dimension, (n, d); None where it does not separate."""
 
 
@@ -60,10 +60,10 @@ class StandardNormal(ClosedFormPrior):
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
 
-    def expected_log_prob(self, q: Posterior) -> Tensor:
+    def expected_log_prob(self, q: ClosedFormPosterior) -> Tensor:
         return -0.5 * (self.dimensions * math.log(2 * math.pi) + q.second_moment())
 
-    def kl(self, q: Posterior) -> Tensor:
+    def kl(self, q: ClosedFormPosterior) -> Tensor:
         if isinstance(q, FullNormal):
             zero = torch.zeros_like(q.mean[0])
             p = MultivariateNormal(zero, scale_tril=torch.eye(self.dimensions).to(zero), validate_args=False)
@@ -72,7 +72,7 @@ class StandardNormal(ClosedFormPrior):
         assert per_dimension is not None
         return per_dimension.sum(-1)
 
-    def kl_per_dimension(self, q: Posterior) -> Tensor | None:
+    def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         if not isinstance(q, DiagonalNormal):
             return None
         p = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean), validate_args=False)
@@ -125,12 +125,12 @@ class CategoricalPrior(ClosedFormPrior):
     def log_prob(self, z: Tensor) -> Tensor:
         return self.log_probs[z[:, 0].long()]
 
-    def expected_log_prob(self, q: Posterior) -> Tensor:
+    def expected_log_prob(self, q: ClosedFormPosterior) -> Tensor:
         return q.parameters["log_probs"].exp().double() @ self.log_probs.double()
 
-    def kl(self, q: Posterior) -> Tensor:
+    def kl(self, q: ClosedFormPosterior) -> Tensor:
         p = Categorical(logits=self.log_probs, validate_args=False)
         return kl_divergence(q.distribution(), p)
 
-    def kl_per_dimension(self, q: Posterior) -> Tensor | None:
+    def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         return self.kl(q)[:, None]

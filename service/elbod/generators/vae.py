@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elbod.generators.base import Blueprint, Generator
+from elbod.generators.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, widened
 from elbod.generators.likelihoods import Observation
 from elbod.generators.networks import Activation, mlp
 from elbod.generators.posteriors import DiagonalNormal
@@ -23,21 +24,29 @@ _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class VAESpec:
-    """Sizes of the networks; the decoder mirrors `hidden`. `dropout` acts while training only.
+    """Sizes of the networks; the decoder mirrors the encoder.
 
+    `mlp` networks have `hidden` layers, `activation` and `dropout`, which acts while training only; `conv` ones, over
+    images, `channels` a stage of half the height and width of the one before and `blocks` residual blocks a stage.
     The `vamp` prior is the mixture of q(z|u) over `pseudo_inputs` learned u.
     """
 
     latent_dim: int
+    network: Literal["mlp", "conv"] = "mlp"
     hidden: tuple[int, ...] = (300, 300)
     activation: Activation = "silu"
     dropout: float = 0.0
+    channels: tuple[int, ...] = (48, 96)
+    blocks: int = 2
     prior: Literal["normal", "vamp"] = "normal"
     pseudo_inputs: int = 500
 
     def __post_init__(self) -> None:
-        if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
-            raise ValueError(f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}")
+        if min(self.latent_dim, self.blocks, *self.hidden, *self.channels) < 1:
+            raise ValueError(
+                f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}, "
+                f"channels={self.channels}, blocks={self.blocks}"
+            )
         if self.pseudo_inputs < 1:
             raise ValueError(f"pseudo_inputs must be positive, got {self.pseudo_inputs}")
         if not 0 <= self.dropout < 1:
@@ -55,9 +64,16 @@ class VAE(Generator):
     def __init__(self, blueprint: Blueprint, spec: VAESpec) -> None:
         super().__init__(blueprint, spec.latent_dim)
         d, event_dims = spec.latent_dim, self.likelihood.event_dims
-        self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation, spec.dropout)
-        outputs = event_dims * self.likelihood.parameters
-        self.decoder = mlp(d, tuple(reversed(spec.hidden)), outputs, spec.activation, spec.dropout)
+        outputs = self.likelihood.parameters
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if spec.network == "conv":
+            self.encoder = ConvolutionalEncoder(self.event_shape, spec.channels, spec.blocks, 2 * d)
+            self.decoder = ConvolutionalDecoder(d, self.event_shape, spec.channels, spec.blocks, outputs)
+        else:
+            self.encoder = mlp(event_dims, spec.hidden, 2 * d, spec.activation, spec.dropout)
+            hidden = tuple(reversed(spec.hidden))
+            self.decoder = mlp(d, hidden, event_dims * outputs, spec.activation, spec.dropout)
         # Columns of a table may lie far from zero (time stamps): float32 would round their spread away.
         dtype = torch.float64 if self.likelihood.measure == "density" else torch.float32
         self.register_buffer("shift", torch.zeros(self.event_shape, dtype=dtype))
@@ -89,7 +105,7 @@ class VAE(Generator):
         self._components = None
         return super().train(mode)
 
-    def encode(self, x: Tensor) -> DiagonalNormal:
+    def encode(self, x: Tensor, label: Tensor | None = None) -> DiagonalNormal:
         return self._encode(self._standardized(x))
 
     def _standardized(self, x: Tensor) -> Tensor:
@@ -100,14 +116,15 @@ class VAE(Generator):
         return next(self.decoder.parameters()).dtype
 
     def _encode(self, standardized: Tensor) -> DiagonalNormal:
-        mean, log_stddev = self.encoder(standardized).chunk(2, dim=-1)
+        mean, log_stddev = widened(self.encoder(standardized)).chunk(2, dim=-1)
         return DiagonalNormal(mean, log_stddev.clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV).exp())
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> DiagonalNormal:
         return DiagonalNormal(parameters["mean"], parameters["stddev"])
 
-    def decode(self, z: Tensor) -> Observation:
-        outputs = self.decoder(z.to(self._network_dtype)).unflatten(-1, (*self.event_shape, self.likelihood.parameters))
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        outputs = widened(self.decoder(z.to(self._network_dtype)))
+        outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
         return self.likelihood.observe(outputs, self.shift, self.scale)
 
     def prior(self) -> Prior:

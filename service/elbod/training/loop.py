@@ -167,7 +167,8 @@ class Loop:
     def _objective(self, x: Tensor, beta: float) -> Tensor:
         """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
         noise = torch.randn(len(x), self._generator.latent_dim, generator=self._latent_noise, device=x.device)
-        return self._generator.objective(x, noise, beta).mean()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+            return self._generator.objective(x, noise, beta).mean()
 
     def _evaluate(self, epoch: int, objective: float | None) -> Point:
         elbo = score(self._average, self._validation, VALIDATION_SEED, _VALIDATION_SAMPLES).elbo

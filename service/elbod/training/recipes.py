@@ -58,6 +58,9 @@ class Recipe:
     # Of float32 matrix products while training. "medium": factors in bfloat16 and sums in float32, on machines that
     # have such products in hardware, and the same as "highest" elsewhere. Bounds are always evaluated in "highest".
     matmul_precision: Literal["highest", "medium"] = "highest"
+    # Layers and what flows between them in bfloat16 while training; weights, densities and sums in float32. On machines
+    # that have such products in hardware convolutions run several times as fast.
+    autocast: bool = False
 
     num_samples: int = 16  # draws a row of the published held-out bound
     num_importance_samples: int = 128

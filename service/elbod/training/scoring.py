@@ -15,7 +15,7 @@ from elbod.generators import bounds, noise
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted, PriorTerms
 from elbod.generators.noise import Keys, Stream
-from elbod.generators.posteriors import Posterior
+from elbod.generators.posteriors import ClosedFormPosterior, Posterior
 from elbod.generators.priors import ClosedFormPrior
 
 # Rows times draws that are decoded at once: few enough for a core's cache.
@@ -71,6 +71,8 @@ def calibration_scores(generator: Generator, x: Tensor) -> dict[int, Floats]:
 def _elbo(columns: dict[str, Floats], samples: int) -> Elbo:
     if "kl" in columns:
         terms = PriorTerms(*(columns[name][:, None] for name in ("kl", "log_prior", "entropy")))
+    elif "kl_z" in columns:
+        terms = PriorTerms(*(columns[name][:, :samples] for name in ("kl_z", "expected_log_prior_z", "entropy_z")))
     else:
         log_prior, log_q = columns["log_prior_z"][:, :samples], columns["log_q_z"][:, :samples]
         terms = PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
@@ -107,32 +109,31 @@ def _score_block(
         "log_evidence": generator.log_evidence(x),
         "expected_reconstruction": generator.expected_log_likelihood(x, encoded),
     }
-    if isinstance(prior, ClosedFormPrior):
+    if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
         closed |= {
             "kl": prior.kl(exact),
             "log_prior": prior.expected_log_prob(exact),
             "entropy": exact.entropy(),
             "kl_per_dimension": prior.kl_per_dimension(exact),
         }
-    sampled = {"reconstruction": np.empty((n, draws))}
-    if weights or generator.kl_estimator == "monte_carlo":
-        sampled |= {"log_prior_z": np.empty((n, draws)), "log_q_z": np.empty((n, draws))}
+    sampled: dict[str, Floats] = {}
     for first in range(0, draws, step):
         count = min(step, draws - first)
-        columns = slice(first, first + count)
-        repeated = _repeat(generator, encoded, count)
-        z = repeated.draw(_noise(stream, seed, index, n, first, count, generator.latent_dim).to(x.device))
-        element = generator.decode(z).double().log_prob(x.repeat_interleave(count, 0))
-        sampled["reconstruction"][:, columns] = _array(element.flatten(1).sum(1)).reshape(n, count)
-        if "log_q_z" in sampled:
-            sampled["log_prior_z"][:, columns] = _array(prior.log_prob(z)).reshape(n, count)
-            sampled["log_q_z"][:, columns] = _array(repeated.log_prob(z)).reshape(n, count)
+        noise = _noise(stream, seed, index, n, first, count, generator.latent_dim).to(x.device)
+        drawn = generator.draw(_repeat(generator, encoded, count), noise)
+        element = drawn.observation.double().log_prob(x.repeat_interleave(count, 0))
+        found = {"reconstruction": element.flatten(1).sum(1)}
+        if weights or "kl" not in closed:
+            found |= {"log_prior_z": drawn.terms.log_prior, "log_q_z": drawn.terms.log_q}
+        if (given := drawn.terms.conditional) is not None:
+            found |= {"kl_z": given.kl, "expected_log_prior_z": given.log_prior, "entropy_z": given.entropy}
+        for name, values in found.items():
+            sampled.setdefault(name, np.empty((n, draws)))[:, first : first + count] = _array(values).reshape(n, count)
     return sampled | {name: _array(value) for name, value in closed.items() if value is not None}
 
 
 def _repeat(generator: Generator, q: Posterior, count: int) -> Posterior:
-    parameters = {name: value.repeat_interleave(count, 0) for name, value in q.parameters.items()}
-    return generator.posterior(parameters).double()
+    return generator.posterior({name: value.repeat_interleave(count, 0) for name, value in q.parameters.items()})
 
 
 def _noise(stream: Stream, seed: int, index: int, rows: int, first: int, count: int, dimensions: int) -> Tensor:

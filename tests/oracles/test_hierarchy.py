@@ -1,0 +1,104 @@
+"""A two-group ladder with one latent each, whose integrals a grid gives exactly."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbod.generators.base import Blueprint, Generator
+from tests.support import build_generator
+
+TINY = Blueprint(
+    family="ladder",
+    spec={"channels": [5], "groups": [2], "latent_channels": [1]},
+    likelihood="bernoulli",
+    event_shape=(2, 2),
+    levels=2,
+)
+IMAGES = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64).reshape(16, 2, 2)
+
+
+def _tiny() -> Generator:
+    generator = build_generator(TINY, seed=3).double()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            # Far from where training begins: conditionals that depend on what is above them.
+            parameter.mul_(1.7)
+    return generator
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points of the latent plane and the area that each stands for."""
+
+    z: Tensor
+    log_area: float
+
+    @classmethod
+    def of(cls, points: int, half_width: float = 12.0) -> "Grid":
+        line = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
+        return cls(torch.cartesian_prod(line, line), 2 * math.log(2 * half_width / (points - 1)))
+
+
+def _log_joint(generator: Generator, grid: Grid, x: Tensor) -> Tensor:
+    """log p(x, z) at every point, (points,)."""
+    log_likelihood = generator.decode(grid.z).log_prob(x.expand(len(grid.z), 2, 2)).flatten(1).sum(1)
+    return log_likelihood + generator.prior().log_prob(grid.z)
+
+
+def _log_evidence(generator: Generator, grid: Grid, x: Tensor) -> float:
+    return float(torch.logsumexp(_log_joint(generator, grid, x), 0)) + grid.log_area
+
+
+def _repeated(generator: Generator, x: Tensor, n: int) -> object:
+    parameters = generator.encode(x[None]).parameters
+    return generator.posterior({name: value.expand(n, *value.shape[1:]) for name, value in parameters.items()})
+
+
+def test_the_prior_and_the_posterior_integrate_to_one() -> None:
+    generator, grid = _tiny(), Grid.of(401)
+    q = generator.posterior(
+        {
+            name: value.expand(len(grid.z), *value.shape[1:])
+            for name, value in generator.encode(IMAGES[:1]).parameters.items()
+        }
+    )
+    terms = generator.latent_terms(q, grid.z)
+    for log_density in (terms.log_prior, terms.log_q, generator.prior().log_prob(grid.z)):
+        assert float(torch.logsumexp(log_density, 0)) + grid.log_area == pytest.approx(0, abs=1e-8)
+
+
+def test_the_probabilities_of_all_images_sum_to_one_on_two_grids_that_agree() -> None:
+    generator = _tiny()
+    fine, coarse = ([_log_evidence(generator, Grid.of(n), x) for x in IMAGES] for n in (401, 301))
+    assert fine == pytest.approx(coarse, abs=1e-8)
+    assert sum(math.exp(value) for value in fine) == pytest.approx(1, abs=1e-8)
+    # The images differ in probability: a decoder that ignores z and x would not.
+    assert max(fine) - min(fine) > 0.5
+
+
+@pytest.mark.parametrize("image", [0, 6, 15])
+def test_the_bound_is_the_evidence_less_the_divergence_of_the_posteriors(image: int) -> None:
+    """elbo = E_q[r - k] by draws and conditional KL; log p(x) - KL(q || p(z|x)) by the grid."""
+    generator, grid, x = _tiny(), Grid.of(401), IMAGES[image]
+    n = 40_000
+    noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(image), dtype=torch.float64)
+    drawn = generator.draw(_repeated(generator, x, n), noise)  # type: ignore[arg-type]
+    assert drawn.terms.conditional is not None
+    per_draw = drawn.observation.log_prob(x.expand(n, 2, 2)).flatten(1).sum(1) - drawn.terms.conditional.kl
+    q = _repeated(generator, x, len(grid.z))
+    log_q = generator.latent_terms(q, grid.z).log_q  # type: ignore[arg-type]
+    log_joint = _log_joint(generator, grid, x)
+    log_evidence = float(torch.logsumexp(log_joint, 0)) + grid.log_area
+    divergence = float((log_q.exp() * (log_q - log_joint)).sum() * math.exp(grid.log_area)) + log_evidence
+    assert divergence > 0.01
+    assert float(per_draw.mean()) == pytest.approx(log_evidence - divergence, abs=4 * float(per_draw.std()) / n**0.5)
+    # Its own draws weigh the evidence without bias, whatever q is.
+    log_weights = (
+        drawn.observation.log_prob(x.expand(n, 2, 2)).flatten(1).sum(1) + drawn.terms.log_prior - drawn.terms.log_q
+    )
+    weights = (log_weights - log_evidence).exp()
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * float(weights.std()) / n**0.5)
