@@ -64,7 +64,7 @@ def many_draws(store: ModelStore, manifest: Manifest) -> tuple[Summary, Summary]
     """
     torch.set_num_threads(1)
     generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights))
-    test = torch.from_numpy(fashion_split(datasets.load("fashion-mnist")).test[:PUBLISHED_DRAWS_ROWS])
+    test = torch.from_numpy(fashion_split(datasets.load("fashion-mnist"), binary=True).test[:PUBLISHED_DRAWS_ROWS])
 
     def bound(draws: int) -> ImportanceWeighted:
         found = score(generator, test, TEST_SEED, 1, draws).importance

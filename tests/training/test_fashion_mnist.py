@@ -19,7 +19,7 @@ def fashion() -> Dataset:
 
 @pytest.fixture(scope="module")
 def parts(fashion) -> splits.Split:
-    return splits.fashion_split(fashion)
+    return splits.fashion_split(fashion, binary=True)
 
 
 def test_the_fixed_test_bits_are_the_published_ones(parts):
@@ -41,6 +41,24 @@ def test_validation_rows_are_halved_for_calibration(parts):
     assert abs(sizes["validation"] - sizes["calibration"]) < 300
 
 
+def test_8_bit_parts_are_the_pixels_of_the_same_images(fashion, parts):
+    grey = splits.fashion_split(fashion, binary=False)
+
+    assert grey.sizes == parts.sizes
+    np.testing.assert_array_equal(grey.test, fashion.x[60_000:])
+    # Bits come from the pixels: where those are zero, so is every bit.
+    assert not parts.validation[grey.validation == 0].any()
+    assert parts.validation[grey.validation == 255].all()
+
+
+def test_independent_8_bit_pixels_take_the_published_number_of_bits(fashion):
+    grey = splits.fashion_split(fashion, binary=False)
+    likelihood = make_likelihood("discretized_logistic_mixture", (28, 28), 256)
+    bits = -independent_elements(grey.train, grey.test, likelihood) / (784 * np.log(2))
+
+    assert bits.mean() == pytest.approx(4.588, abs=0.005)
+
+
 def test_images_in_another_order_are_refused(fashion):
     with pytest.raises(InvalidDataset, match="not the Fashion-MNIST test images in file order"):
         splits.fashion_test_bits(fashion.x[:59_999:-1])
@@ -48,4 +66,4 @@ def test_images_in_another_order_are_refused(fashion):
 
 def test_other_shapes_are_refused():
     with pytest.raises(InvalidDataset, match="Fashion-MNIST has shape"):
-        splits.fashion_split(Dataset("mine", np.zeros((3, 28, 28)), None, ""))
+        splits.fashion_split(Dataset("mine", np.zeros((3, 28, 28)), None, ""), binary=True)

@@ -38,7 +38,7 @@ class Recipe:
     family: str
     likelihood: str
     spec: Mapping[str, Any] = field(default_factory=dict)
-    protocol: Literal["hash", "fashion-mnist-binary"] = "hash"
+    protocol: Literal["hash", "fashion-mnist-binary", "fashion-mnist-8bit"] = "hash"
     levels: int | None = None
     binarization: Binarization | None = None
 

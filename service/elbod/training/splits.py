@@ -74,16 +74,19 @@ def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
     return found
 
 
-def fashion_split(dataset: Dataset) -> Split:
-    """The published protocol `fashion-mnist-binary`: 50,000 rows train, 10,000 validate, the test file tests.
+def fashion_split(dataset: Dataset, *, binary: bool) -> Split:
+    """The published protocols of Fashion-MNIST: 50,000 rows train, 10,000 validate, the test file tests.
 
-    The validation rows are halved by their hash: one half stops training early, the other calibrates. The test bits
-    are drawn once, by a recipe that every paper shares, and checked against their sha256.
+    The validation rows are halved by their hash: one half stops training early, the other calibrates. For
+    `fashion-mnist-8bit` rows are the pixels themselves. For `fashion-mnist-binary` the test bits are drawn once, by a
+    recipe that every paper shares, and checked against their sha256.
     """
     if dataset.x.shape != _FASHION_SHAPE:
         raise InvalidDataset(f"{dataset.name}: Fashion-MNIST has shape {_FASHION_SHAPE}, this is {dataset.x.shape}")
     held_out = dataset.x[50_000:60_000]
     calibrates = positions(held_out) < 0.5
+    if not binary:
+        return Split(dataset.x[:50_000], held_out[~calibrates], held_out[calibrates], dataset.x[60_000:])
     held_out = intensities(dataset.name, held_out)
     return Split(
         train=dataset.x[:50_000],

@@ -108,7 +108,10 @@ def run_training(
 
 def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Split]:
     """An initialized generator and the parts of the data in the dtype of training; checks all that can be wrong."""
-    parts = fashion_split(dataset) if recipe.protocol == "fashion-mnist-binary" else split(dataset, recipe.binarization)
+    if recipe.protocol == "hash":
+        parts = split(dataset, recipe.binarization)
+    else:
+        parts = fashion_split(dataset, binary=recipe.protocol == "fashion-mnist-binary")
     try:
         likelihood = make_likelihood(recipe.likelihood, dataset.event_shape, _levels(recipe, dataset))
         if recipe.binarization is None:
