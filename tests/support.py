@@ -63,16 +63,15 @@ CONVOLUTIONAL = Blueprint(
     family="vae",
     spec={"latent_dim": 3, "network": "conv", "channels": [4, 6], "blocks": 1},
     likelihood="discretized_logistic",
-    event_shape=(7, 9),
+    event_shape=(8, 8),
     levels=17,
 )
 LADDER = Blueprint(
     family="ladder",
     spec={"channels": [4, 6], "groups": [1, 2], "latent_channels": [1, 2]},
-    likelihood="bernoulli",
-    event_shape=(7, 9),
-    levels=2,
-    binarization="stochastic",
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
 )
 LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
 

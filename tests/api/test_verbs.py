@@ -131,6 +131,20 @@ def test_encode_returns_parameters_alone_unless_asked_for_draws(http: httpx.Clie
     np.testing.assert_allclose(body["kl"], np.sum(body["kl_per_dimension"], 1))
 
 
+def test_a_posterior_without_closed_form_says_so_and_gives_draws_with_their_density(
+    http: httpx.Client, levels_rows: Any
+) -> None:
+    x = levels_rows[:3].tolist()
+    bare = post(http, "/encode", model="ladder", x=x)
+    assert bare["posterior"] == {"family": "ladder", "closed_form": False}
+    assert bare["kl"] is None
+    drawn = post(http, "/encode", model="ladder", x=x, num_samples=5)
+    assert np.shape(drawn["z"])[:2] == (3, 5)
+    assert np.shape(drawn["log_q"]) == (3, 5)
+    assert np.isfinite(drawn["log_q"]).all()
+    assert post(http, "/elbo", model="ladder", x=x)["kl_estimator"] == "conditional"
+
+
 def test_samples_come_as_one_picture(http: httpx.Client) -> None:
     response = http.post("/sample", json={"num_samples": 10, "seed": 4}, headers={"Accept": "image/png"})
     assert response.headers["content-type"] == "image/png"

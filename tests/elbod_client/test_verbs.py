@@ -67,6 +67,17 @@ def test_encode_gives_parameters_and_the_draws_asked_for(client: Client, levels_
     assert client.encode(levels_rows).z is None
 
 
+def test_a_kl_that_must_be_drawn_is_none_without_draws(client: Client, levels_rows: Any) -> None:
+    bare = client.encode(levels_rows[:3], model="vamp")
+    assert bare.kl is None
+    assert bare.mean.shape == (3, 3)
+    drawn = client.encode(levels_rows[:3], num_samples=4, model="ladder")
+    assert not drawn.closed_form
+    assert drawn.kl is not None
+    assert drawn.log_q is not None
+    assert drawn.log_q.shape == (3, 4)
+
+
 def test_a_full_posterior_has_one_scale_for_all_rows(client: Client) -> None:
     posterior = client.encode(np.zeros((4, 6)), model="linear")
     assert posterior.family == "multivariate_normal"

@@ -27,7 +27,7 @@ def arrays(result: Result) -> dict[str, Any]:
     if isinstance(value, Samples):
         return {"x": value.x, "z": value.z}
     if isinstance(value, Encodings):
-        return {**value.parameters, "z": value.z, "kl": value.kl}
+        return {**value.parameters, "z": value.z, "kl": value.kl, "log_q": value.log_q}
     assert isinstance(value, Scores)
     return dict(value.columns)
 
@@ -55,7 +55,7 @@ def jobs(draw: st.DrawFn) -> Job:
     return replace(job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30])))
 
 
-@pytest.mark.parametrize("name", ["levels", "vamp", "mixture"])
+@pytest.mark.parametrize("name", ["levels", "convolutional", "vamp", "mixture", "ladder"])
 @ANY_TIME
 @given(company=st.lists(jobs(), min_size=2, max_size=8))
 def test_bytes_are_the_same_alone_and_in_any_company(
@@ -68,7 +68,7 @@ def test_bytes_are_the_same_alone_and_in_any_company(
         assert same_bytes(arrays(future.result(60)), alone)
 
 
-@pytest.mark.parametrize("name", ["levels", "vamp", "mixture"])
+@pytest.mark.parametrize("name", ["levels", "convolutional", "vamp", "mixture", "ladder"])
 @ANY_TIME
 @given(job=jobs(), cut=st.integers(1, 69))
 def test_a_call_equals_two_calls_that_split_its_rows(
@@ -163,6 +163,25 @@ def test_a_prior_without_a_closed_form_has_sampled_terms_of_the_same_draws(
     assert isinstance(bare, Encodings)
     assert bare.kl is None
     assert bare.kl_per_dimension is None
+
+
+def test_a_hierarchy_has_terms_given_its_drawn_groups(engine: Engine, residents: dict[str, Resident]) -> None:
+    """Both forms agree, the bound differs from the mean log weight by noise alone, and draws come with log q."""
+    resident = residents["ladder"]
+    x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
+    job = Job(verb=Verb.ELBO, rows=4, seed=11, x=x, num_samples=400, num_importance_samples=400)
+    columns = arrays(engine.submit(job, resident).result(60))
+    np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-12)
+    mean_log_weight = columns["iwae"] - columns["gap"]
+    assert (mean_log_weight != columns["elbo"]).all()
+    assert (abs(mean_log_weight - columns["elbo"]) < 5 * columns["gap_standard_error"] + 1).all()
+    answer = engine.submit(Job(verb=Verb.ENCODE, rows=4, seed=11, x=x, num_samples=400), resident).result(60).value
+    assert isinstance(answer, Encodings)
+    assert answer.kl is not None
+    np.testing.assert_allclose(answer.kl, columns["kl"], rtol=1e-9)
+    assert answer.parameters == {}
+    assert answer.log_q is not None
+    assert answer.log_q.shape == (4, 400)
 
 
 def test_the_importance_weights_of_an_exact_posterior_are_the_evidence(

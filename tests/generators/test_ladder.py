@@ -10,7 +10,16 @@ from torch import Tensor
 from elbod.generators.base import Blueprint
 from elbod.generators.checkpoint import InvalidCheckpoint, build
 from elbod.generators.ladder import Ladder
-from tests.support import LADDER, build_generator
+from tests.support import build_generator
+
+# An image of odd size: 7 x 9 becomes 4 x 5 and then 2 x 3.
+LADDER = Blueprint(
+    family="ladder",
+    spec={"channels": [4, 6], "groups": [1, 2], "latent_channels": [1, 2]},
+    likelihood="bernoulli",
+    event_shape=(7, 9),
+    levels=2,
+)
 
 
 def _ladder(blueprint: Blueprint = LADDER) -> Ladder:
@@ -28,10 +37,11 @@ def _noise(n: int, ladder: Ladder, seed: int = 2) -> Tensor:
 
 
 def test_z_holds_the_groups_one_after_the_other_the_coarsest_first() -> None:
-    """7 x 9 becomes 4 x 5 and then 2 x 3: two groups of 2 x 2 x 3 above one of 1 x 4 x 5."""
+    """Two groups of 2 x 2 x 3 above one of 1 x 4 x 5."""
     ladder = _ladder()
     assert [at.stop - at.start for at in ladder.places] == [12, 12, 20]
-    assert ladder.latent_dim == 44
+    groups = "2 of 2 x 2 x 3, then 1 of 1 x 4 x 5"
+    assert ladder.latent_structure == f"44 numbers, in groups drawn one after the other: {groups}"
 
 
 def test_what_comes_below_does_not_decide_what_is_above() -> None:

@@ -101,6 +101,11 @@ class Generator(nn.Module, ABC):
     def event_shape(self) -> tuple[int, ...]:
         return self.blueprint.event_shape
 
+    @property
+    def latent_structure(self) -> str:
+        """What the numbers of z are, in words, for the model's card."""
+        return f"{self.latent_dim} numbers"
+
     @abstractmethod
     def encode(self, x: Tensor, label: Tensor | None = None) -> Posterior:
         """q(z|x)."""

@@ -258,6 +258,7 @@ class Ladder(Generator):
         dims = [latent * h * w for _, latent, count, (h, w) in plan for _ in range(count)]
         super().__init__(blueprint, sum(dims))
         self.kl_estimator = "conditional"
+        self._structure = [f"{count} of {latent} x {h} x {w}" for _, latent, count, (h, w) in plan if count]
         ends = [sum(dims[: i + 1]) for i in range(len(dims))]
         self.places = tuple(slice(end - size, end) for size, end in zip(dims, ends, strict=True))
         self.encoder = ImageEncoder(self.event_shape, spec.channels, spec.blocks)
@@ -275,6 +276,10 @@ class Ladder(Generator):
     @classmethod
     def build(cls, blueprint: Blueprint, spec: LadderSpec) -> Self:
         return cls(blueprint, spec)
+
+    @property
+    def latent_structure(self) -> str:
+        return f"{self.latent_dim} numbers, in groups drawn one after the other: {', then '.join(self._structure)}"
 
     def initialize(self, x: Tensor) -> None:
         shift, scale = self.likelihood.standardization(x)

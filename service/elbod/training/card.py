@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from elbod.generators.base import Blueprint
+from elbod.generators.base import Generator
 from elbod.training.datasets import Dataset
 from elbod.training.metrics import headline
 from elbod.training.recipes import Recipe
@@ -21,7 +21,7 @@ _LIMITS = """\
 def write_card(
     name: str,
     recipe: Recipe,
-    blueprint: Blueprint,
+    generator: Generator,
     dataset: Dataset,
     digest: str,
     parts: Split,
@@ -29,6 +29,7 @@ def write_card(
     command: str,
 ) -> str:
     """`digest` is the data's, `metrics` as made by `held_out_metrics`, `command` what trains this again."""
+    blueprint = generator.blueprint
     shape = " x ".join(map(str, blueprint.event_shape))
     levels = "" if blueprint.levels is None else f", {blueprint.levels} levels"
     spec = ", ".join(f"{key} {value}" for key, value in blueprint.spec.items())
@@ -42,6 +43,7 @@ def write_card(
 # {name}
 
 A `{blueprint.family}` generator ({spec}) with a `{blueprint.likelihood}` likelihood over events of {shape}{levels}.
+A latent z has {generator.latent_structure}.
 
 ## Data
 

@@ -99,7 +99,7 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
         card=write_card(
             material.name,
             recipe,
-            blueprint,
+            generator,
             material.dataset,
             material.digest,
             material.parts,
