@@ -17,7 +17,6 @@ from elbod.engine.loading import Resident
 from elbod.engine.residents import Poller, Residents
 from elbod.engine.runner import Runner
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
-from elbod.generators.device import choose_device
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 
@@ -40,7 +39,7 @@ class Service:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:
             raise StartupError(f"cannot open the model store {settings.store}: {error}") from error
-        runner = Runner(_reproducible_device(settings.device))
+        runner = Runner.reproducible(settings.device)
         self.residents = Residents(
             self.store, runner, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
         )
@@ -150,15 +149,3 @@ def service_of(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
-
-
-def _reproducible_device(name: str) -> torch.device:
-    """The device with neither TF32 nor autotuning, which both change bytes. Raises StartupError."""
-    try:
-        device = choose_device(name)
-    except ValueError as error:
-        raise StartupError(str(error)) from error
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    return device

@@ -9,6 +9,7 @@ import typer
 
 from elbod import __version__
 from elbod.cli.demo import demo
+from elbod.cli.score import score
 from elbod.cli.serve import serve
 from elbod.cli.train import train
 from elbod.errors import ElbodError
@@ -17,6 +18,7 @@ from elbod_store import StoreError
 
 app = typer.Typer(name="elbod", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
+app.command()(score)
 app.command()(serve)
 app.command()(train)
 

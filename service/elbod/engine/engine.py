@@ -105,7 +105,7 @@ class Engine:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def drain(self, timeout: float) -> bool:
+    def drain(self, timeout: float | None) -> bool:
         """Refuse new jobs, finish the admitted ones; False if some were left when the time was up."""
         with self._changed:
             self._draining = True

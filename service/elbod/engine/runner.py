@@ -6,7 +6,7 @@ every log-density and its sum over event dimensions is float64.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbod.engine.jobs import Array
+from elbod.errors import StartupError
 from elbod.generators.base import Generator
+from elbod.generators.device import choose_device
 from elbod.generators.noise import Keys, Stream, normals, uniforms
 from elbod.generators.posteriors import ClosedFormPosterior
 from elbod.generators.priors import ClosedFormPrior
@@ -79,6 +81,21 @@ class Runner:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    @classmethod
+    def reproducible(cls, name: str) -> Self:
+        """A runner on the device of that name with neither TF32 nor autotuning, which both change bytes.
+
+        Raises StartupError.
+        """
+        try:
+            device = choose_device(name)
+        except ValueError as error:
+            raise StartupError(str(error)) from error
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        return cls(device)
 
     def encode(self, generator: Generator, x: Array) -> Outputs:
         """q(z|x) of a tile of rows, with its closed-form terms against the prior where there are any, nats."""

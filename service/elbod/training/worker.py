@@ -108,15 +108,11 @@ def run_training(
 
 def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Split]:
     """An initialized generator and the parts of the data in the dtype of training; checks all that can be wrong."""
-    if recipe.protocol == "hash":
-        parts = split(dataset, recipe.binarization)
-    else:
-        parts = fashion_split(dataset, binary=recipe.protocol == "fashion-mnist-binary")
     try:
         likelihood = make_likelihood(recipe.likelihood, dataset.event_shape, _levels(recipe, dataset))
         if recipe.binarization is None:
             datasets.check_support(dataset.name, dataset.x, likelihood)
-        parts = _cast(parts, likelihood, recipe)
+        parts = cut(recipe, dataset, likelihood)
         blueprint = Blueprint(
             family=recipe.family,
             spec=recipe.spec,
@@ -157,8 +153,12 @@ def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
     return levels
 
 
-def _cast(parts: Split, likelihood: Likelihood, recipe: Recipe) -> Split:
-    """The parts in the dtype of x in answers."""
+def cut(recipe: Recipe, dataset: Dataset, likelihood: Likelihood) -> Split:
+    """The parts of the data by the recipe's protocol, in the dtype of x in answers."""
+    if recipe.protocol == "hash":
+        parts = split(dataset, recipe.binarization)
+    else:
+        parts = fashion_split(dataset, binary=recipe.protocol == "fashion-mnist-binary")
     dtype = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float64: np.float64}[likelihood.dtype]
     train, validation, calibration, test = (
         np.ascontiguousarray(x, dtype) for x in (parts.train, parts.validation, parts.calibration, parts.test)

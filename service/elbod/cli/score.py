@@ -1,0 +1,108 @@
+"""`elbod score`: the bounds of a whole set of rows, on this machine, without a server."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def score(
+    model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
+    data: Annotated[
+        str | None, typer.Option(help="IDX folder, .npy, .npz or a named set; default: the model's own test rows.")
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="S, draws of the ELBO a row.")] = 1,
+    importance_samples: Annotated[
+        int, typer.Option(min=0, help="K, draws of the importance-weighted bound a row.")
+    ] = 0,
+    rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model: paired differences over the same rows.")] = None,
+    against_flips: Annotated[
+        bool, typer.Option("--against-flips", help="How well each score tells the rows from their mirror images.")
+    ] = False,
+    binarize: Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Row i has example index i under it.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Every row's scores: .csv, .jsonl, .npz or .parquet.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Score rows with a published model: mean bounds with their errors, in nats.
+
+    The numbers are those of POST /elbo with the same seed.
+
+    Example: elbod score --model digits --importance-samples 500 --output scores.csv
+    """
+    if binarize not in (None, "threshold", "stochastic"):
+        raise typer.BadParameter("--binarize is threshold or stochastic")
+    from elbod.cli.tables import check_output, write_table
+    from elbod.settings import load_settings
+
+    settings = load_settings(store=store, device=device)
+    if output is not None:
+        check_output(output)
+    # torch takes seconds to import: only now, with the configuration checked.
+    import numpy as np
+
+    from elbod.api.inputs import check_count, check_rows
+    from elbod.cli.scoring import Session, print_report
+    from elbod.engine import comparison
+    from elbod.engine.jobs import Array, Job, Verb
+    from elbod.errors import StartupError
+    from elbod.training.held_out import rows_to_score
+
+    check_count("--num-samples", num_samples, settings.max_num_samples)
+    check_count("--importance-samples", importance_samples, settings.max_importance_samples)
+    with Session.open(settings, quiet=as_json) as session:
+        resident = session.load(model)
+        found = rows_to_score(resident.manifest, data)
+        x = check_rows(resident, found.x[:rows], binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
+        if against_flips and x.ndim < 3:
+            raise StartupError(f"--against-flips needs images: rows of {resident} have shape {x.shape[1:]}")
+        rival = session.load(against) if against is not None else None
+        if rival is not None:
+            comparison.check_comparable(resident.manifest, rival.manifest)
+
+        def job(x: Array) -> Job:
+            return Job(
+                verb=Verb.ELBO,
+                rows=len(x),
+                seed=seed,
+                x=x,
+                num_samples=num_samples,
+                num_importance_samples=importance_samples,
+                binarize=binarize,  # type: ignore[arg-type]
+            )
+
+        columns = session.score(job(x), resident, f"scoring {resident}")
+        report: dict[str, Any] = {
+            "model": str(resident),
+            "digest": resident.digest,
+            "fingerprint": resident.fingerprint,
+            "rows": found.origin + ("" if rows is None else f", the first {len(x):,}"),
+            "seed": seed,
+            "num_samples": num_samples,
+            "units": "nats",
+            **comparison.overview(columns, resident.generator.likelihood, importance_samples),
+        }
+        if rival is not None:
+            theirs = session.score(job(x), rival, f"scoring {rival}")
+            report["against"] = {"model": str(rival)} | {
+                name: comparison.paired_difference(columns[name], theirs[name])
+                for name in ("elbo", "iwae")
+                if name in columns
+            }
+        if against_flips:
+            report["flips"] = {
+                name: comparison.outlier_report(
+                    columns, session.score(job(np.ascontiguousarray(np.flip(x, axis))), resident, f"{name} flips")
+                )
+                for name, axis in (("horizontal", -1), ("vertical", -2))
+            }
+    if output is not None:
+        write_table(output, columns)
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        print_report(report)

@@ -1,0 +1,122 @@
+"""The engines of one `elbod score`, its progress, and its report in words."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from elbod.engine.bulk import Bulk, open_bulk
+from elbod.engine.jobs import Array, Job
+from elbod.engine.loading import Resident
+from elbod.engine.residents import Residents
+from elbod.engine.runner import Runner
+from elbod.settings import Settings
+from elbod_store import ModelStore
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """Models and engines of this process."""
+
+    residents: Residents
+    bulk: Bulk
+    quiet: bool
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings, *, quiet: bool) -> "Iterator[Session]":
+        """One engine a core, one in all on a GPU. Raises StartupError and the store's StoreError."""
+        runner = Runner.reproducible(settings.device)
+        residents = Residents(
+            ModelStore.open(settings.store), runner, default=None, max_loaded_bytes=settings.max_loaded_bytes
+        )
+        with open_bulk(runner, 1 if runner.device.type == "cuda" else len(os.sched_getaffinity(0))) as bulk:
+            yield cls(residents, bulk, quiet)
+
+    def load(self, reference: str) -> Resident:
+        return self.residents.acquire(reference)
+
+    def score(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
+        """Columns of all rows, with progress on standard error."""
+        console = Console(stderr=True, quiet=self.quiet)
+        if not console.is_terminal:
+            return self.bulk.score(job, resident, _Lines(console, title, job.rows).advance)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=job.rows)
+            return self.bulk.score(job, resident, lambda rows: bar.advance(task, rows))
+
+
+class _Lines:
+    """A plain line every ten seconds and at the end."""
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self._console, self._title, self._total = console, title, total
+        self._done, self._started = 0, time.monotonic()
+        self._said = self._started
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        now = time.monotonic()
+        if self._done < self._total and now - self._said < _SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        speed = self._done / max(1e-9, now - self._started)
+        self._console.print(
+            f"{self._title}  {self._done:,}/{self._total:,} rows  {speed:,.0f} rows/s", highlight=False, soft_wrap=True
+        )
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The report for people, on standard output."""
+    console = Console(file=sys.stdout)
+    for line in _lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    yield f"{report['model']}: {report['rows']}"
+    yield _bound(f"ELBO, S = {report['num_samples']}", report, "elbo", "", "bits_per_dim")
+    yield f"  {'reconstruction':<20}{report['reconstruction']:12.2f}"
+    yield f"  {'kl':<20}{report['kl']:12.2f}"
+    if "iwae" in report:
+        yield _bound(f"IWAE, K = {report['num_importance_samples']}", report, "iwae", "iwae_", "iwae_bits_per_dim")
+        yield (
+            f"  median effective sample size {report['median_effective_sample_size']:.1f}, "
+            f"{report['share_over_pareto_k_limit']:.1%} of rows over the Pareto k limit"
+        )
+    if "log_evidence" in report:
+        yield _bound("exact log p(x)", report, "log_evidence", "log_evidence_", None)
+    if "share_atypical" in report:
+        yield f"  {report['share_atypical']:.1%} of rows have typicality < 0.05"
+    if (against := report.get("against")) is not None:
+        yield f"against {against['model']}, the same rows and noise:"
+        for name in ("elbo", "iwae"):
+            if name in against:
+                found = against[name]
+                yield (
+                    f"  {name:<20}{found['mean']:+12.3f} ± {_number(found['standard_error'])} nats, "
+                    f"better on {found['wins']:,} of {found['n']:,} rows"
+                )
+    for direction, scores in report.get("flips", {}).items():
+        yield f"{direction} flips, AUROC by score (0.5 tells nothing):"
+        for name, area in scores.items():
+            failure = "   ranks flips as more like the data" if area["auroc"] < 0.5 else ""
+            yield f"  {name:<20}{area['auroc']:12.3f} ± {_number(area['standard_error'])}{failure}"
+
+
+def _bound(title: str, report: dict[str, Any], key: str, prefix: str, bits: str | None) -> str:
+    line = f"  {title:<20}{report[key]:12.2f} ± {_number(report[f'{prefix}standard_error'], 2)} nats"
+    return line if bits is None or report[bits] is None else f"{line}   {report[bits]:.4f} bits/dim"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

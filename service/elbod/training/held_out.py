@@ -1,0 +1,55 @@
+"""The test rows of a published version again, exactly as its worker cut them off."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from elbod.generators.likelihoods import make_likelihood
+from elbod.training import datasets
+from elbod.training.datasets import Array
+from elbod.training.errors import InvalidDataset
+from elbod.training.recipes import Recipe
+from elbod.training.worker import cut
+from elbod_store import Manifest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in a model's data units, and in words what they are."""
+
+    x: Array
+    origin: str
+
+
+def rows_to_score(manifest: Manifest, data: str | None) -> Rows:
+    """The version's test rows; of `data` that it was not trained on, all rows.
+
+    Raises InvalidDataset: no such data, or the data that it was trained on have changed.
+    """
+    record = manifest.training.get("data")
+    known: Mapping[str, Any] = record if isinstance(record, dict) else {}
+    source = data if data is not None else _recipe(manifest).data
+    dataset = datasets.load(source)
+    if dataset.digest != known.get("digest"):
+        if data is None:
+            raise InvalidDataset(
+                f"{source} is no longer the data that {manifest.name}@{manifest.version} was trained on: "
+                "its test rows cannot be told; score all rows of a data set with --data"
+            )
+        return Rows(dataset.x, f"all {len(dataset.x):,} rows of {dataset.name}")
+    recipe = _recipe(manifest)
+    likelihood = make_likelihood(manifest.likelihood, dataset.event_shape, manifest.levels)
+    test = cut(recipe, dataset, likelihood).test
+    return Rows(test, f"the {len(test):,} test rows of {dataset.name}, which neither trained nor calibrated the model")
+
+
+def _recipe(manifest: Manifest) -> Recipe:
+    try:
+        recipe: Recipe = TypeAdapter(Recipe).validate_python(manifest.training.get("recipe"))
+    except ValidationError as error:
+        raise InvalidDataset(
+            f"{manifest.name}@{manifest.version} does not say how its rows were split: give rows with --data"
+        ) from error
+    return recipe

@@ -1,0 +1,51 @@
+"""A whole set of rows through several engines."""
+
+import numpy as np
+import pytest
+
+from elbod.engine.bulk import open_bulk
+from elbod.engine.engine import Engine
+from elbod.engine.jobs import Job, Scores, Verb
+from elbod.engine.loading import Resident
+from elbod.engine.runner import Runner
+from elbod.errors import ModelFailure
+
+
+def _job(rows: int) -> Job:
+    x = np.random.default_rng(2).integers(0, 17, (rows, 8, 8), dtype=np.uint8)
+    return Job(verb=Verb.ELBO, rows=rows, seed=5, first_index=70, x=x, num_samples=2, num_importance_samples=30)
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+def test_bytes_are_those_of_one_request_at_any_number_of_engines(
+    engine: Engine, runner: Runner, residents: dict[str, Resident], engines: int
+) -> None:
+    job, seen = _job(2500), []
+    with open_bulk(runner, engines) as bulk:
+        columns = bulk.score(job, residents["levels"], seen.append)
+    whole = engine.submit(job, residents["levels"]).result(60).value
+    assert isinstance(whole, Scores)
+    assert columns.keys() == whole.columns.keys()
+    for name, values in whole.columns.items():
+        assert columns[name].tobytes() == values.tobytes()
+    assert sum(seen) == 2500
+    assert len(seen) > 1
+
+
+def test_whoever_stops_listening_leaves_no_work_behind(runner: Runner, residents: dict[str, Resident]) -> None:
+    """An interrupted run cancels what has not run, so that the engines drain at once."""
+
+    def interrupt(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_bulk(runner, 1) as bulk:
+        bulk.score(_job(40_000), residents["levels"], interrupt)
+
+
+def test_a_row_that_fails_the_model_fails_the_run(runner: Runner, residents: dict[str, Resident]) -> None:
+    """The failure of one part reaches the caller instead of an incomplete table."""
+    x = np.zeros((3000, 6))
+    x[2999] = 1e200
+    job = Job(verb=Verb.ELBO, rows=3000, seed=1, x=x)
+    with pytest.raises(ModelFailure, match="not finite"), open_bulk(runner, 2) as bulk:
+        bulk.score(job, residents["linear"], lambda rows: None)
