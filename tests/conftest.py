@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import BITS, CONVOLUTIONAL, LADDER, LEVELS, LINEAR, MIXTURE, VAMP, Server, publish
+from tests.support import (
+    BITS,
+    CONVOLUTIONAL,
+    FLOW_POSTERIOR,
+    FLOW_PRIOR,
+    LADDER,
+    LEVELS,
+    LINEAR,
+    MIXTURE,
+    VAMP,
+    Server,
+    publish,
+)
 
 
 @pytest.fixture
@@ -30,13 +42,15 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with the models `levels` (default), `bits`, `linear`, `vamp`, `mixture`, `convolutional` and `ladder`."""
+    """A store of untrained models, one of each kind; `levels` is the default."""
     store = ModelStore.open(tmp_path_factory.mktemp("served") / "store")
     for name, blueprint in (
         ("levels", LEVELS),
         ("bits", BITS),
         ("linear", LINEAR),
         ("vamp", VAMP),
+        ("flow_prior", FLOW_PRIOR),
+        ("flow_posterior", FLOW_POSTERIOR),
         ("mixture", MIXTURE),
         ("convolutional", CONVOLUTIONAL),
         ("ladder", LADDER),

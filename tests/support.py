@@ -56,6 +56,20 @@ VAMP = Blueprint(
     event_shape=(8, 8),
     levels=17,
 )
+FLOW_PRIOR = Blueprint(
+    family="vae",
+    spec={"latent_dim": 3, "hidden": [24], "prior": "flow", "flow_transforms": 2, "flow_hidden": [8]},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+)
+FLOW_POSTERIOR = Blueprint(
+    family="vae",
+    spec={"latent_dim": 3, "hidden": [24], "posterior": "flow", "flow_transforms": 2, "flow_hidden": [8]},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+)
 MIXTURE = Blueprint(
     family="mixture", spec={"components": 6}, likelihood="discretized_logistic", event_shape=(8, 8), levels=17
 )
