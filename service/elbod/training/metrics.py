@@ -10,35 +10,7 @@ from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, Summary
 from elbod.generators.likelihoods import Likelihood
-from elbod.training.errors import RefusedModel
 from elbod.training.scoring import Scores
-
-# The two forms of the bound are computed by separate code in float64; they may differ by rounding alone.
-_FORMS_TOLERANCE = 1e-9
-
-
-def check_publishable(scores: Scores) -> None:
-    """The publish check. Raises RefusedModel, naming the first test row at fault.
-
-    Every held-out ELBO must be finite, and the two forms of the bound must agree:
-    |(r - k) - ((r + c) + h)| <= 1e-9 max(1, |r|, |log_joint|, |entropy|).
-    """
-    found = scores.elbo
-    if (row := _first(~np.isfinite(found.elbo))) is not None:
-        raise RefusedModel(f"not published: the held-out ELBO of test row {row} is {found.elbo[row]}")
-    scale = np.maximum.reduce(
-        [np.ones_like(found.elbo), *(np.abs(part) for part in (found.reconstruction, found.log_joint, found.entropy))]
-    )
-    difference = np.abs(found.elbo - (found.log_joint + found.entropy))
-    if (row := _first(~(difference <= _FORMS_TOLERANCE * scale))) is not None:
-        raise RefusedModel(
-            f"not published: the two forms of the ELBO of test row {row} differ by {difference[row]:.3g} nats: "
-            "the family's closed forms (KL, E[log p(z)], entropy) contradict each other"
-        )
-
-
-def _first(wrong: np.ndarray[Any, np.dtype[np.bool_]]) -> int | None:
-    return int(wrong.argmax()) if wrong.any() else None
 
 
 def held_out_metrics(

@@ -16,9 +16,10 @@ from elbod.generators.base import Generator
 from elbod.generators.bounds import Floats
 from elbod.training.baseline import independent_elements
 from elbod.training.card import write_card
+from elbod.training.check import check_bounds, check_model
 from elbod.training.datasets import Array, Dataset
 from elbod.training.loop import Point
-from elbod.training.metrics import check_publishable, held_out_metrics
+from elbod.training.metrics import held_out_metrics
 from elbod.training.recipes import Recipe, command_line
 from elbod.training.scoring import Scores, calibration_scores, score
 from elbod.training.splits import Split
@@ -75,8 +76,9 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     recipe, blueprint = material.recipe, generator.blueprint
     generator = generator.to(material.device)
     test = torch.from_numpy(material.parts.test).to(material.device)
+    check_model(generator, test)
     scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
-    check_publishable(scores)
+    check_bounds(scores.elbo)
     calibration = calibration_scores(generator, torch.from_numpy(material.parts.calibration).to(material.device))
     metrics = held_out_metrics(
         scores, material.baseline, generator, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
