@@ -67,7 +67,7 @@ def test_a_setting_that_does_not_fit_is_refused(setting, message):
 
 
 def test_unknown_recipes_families_and_likelihoods_list_the_known_ones():
-    with pytest.raises(InvalidRecipe, match="digits, fashion-mnist-binary"):
+    with pytest.raises(InvalidRecipe, match="digits, fashion-mnist-8bit, fashion-mnist-binary"):
         recipes.recipe("digit")
     with pytest.raises(InvalidRecipe, match=r"ppca.*vae"):
         recipes.custom("gan", "gaussian", "a.npz")
@@ -98,6 +98,7 @@ def rebuilt(command: str, seed: int) -> Recipe:
     [
         recipes.override(recipes.recipe("digits"), ["epochs=3", "hidden=64,32", "patience=3", "activation=relu"]),
         recipes.override(recipes.recipe("fashion-mnist-binary-vamp"), ["pseudo_inputs=50", "matmul_precision=highest"]),
+        recipes.override(recipes.recipe("fashion-mnist-binary-ladder"), ["groups=2,3", "autocast=false"]),
         recipes.override(recipes.custom("vae", "bernoulli", "my table.npz"), ["binarization=stochastic"]),
         recipes.override(recipes.custom("ppca", "gaussian", "digits.npz"), ["latent_dim=3"]),
         recipes.override(recipes.custom("vae", "discretized_logistic", "d/digits.npz"), ["latent_dim=2"]),
@@ -106,7 +107,7 @@ def rebuilt(command: str, seed: int) -> Recipe:
         recipes.override(recipes.custom("vae", "bernoulli", "digits.npy"), ["binarization=threshold"]),
         recipes.override(recipes.recipe("digits"), ["hidden=", "levels=none"]),
     ],
-    ids=["recipe", "vamp", "own", "ppca", "namesake", "protocol", "family", "likelihood", "empty"],
+    ids=["recipe", "vamp", "ladder", "own", "ppca", "namesake", "protocol", "family", "likelihood", "empty"],
 )
 def test_the_recorded_command_makes_the_recipe_again(made):
     assert rebuilt(recipes.command_line(made, seed=5), seed=5) == made
@@ -131,7 +132,8 @@ VAE = {
     "dropout": st.floats(0, 0.9),
     "prior": st.sampled_from(["normal", "vamp"]),
 }
-SPEC_SETTINGS = {"vae": VAE, "ppca": {"latent_dim": counts}, "mixture": {"components": counts}}
+LADDER = {"blocks": counts, "channels": st.lists(counts, min_size=2, max_size=2).map(lambda c: f"{c[0]},{c[1]}")}
+SPEC_SETTINGS = {"vae": VAE, "ladder": LADDER, "ppca": {"latent_dim": counts}, "mixture": {"components": counts}}
 paths = st.sampled_from(["digits", "d/digits.npz", "fashion-mnist-binary.npy", "a b.npz"])
 
 

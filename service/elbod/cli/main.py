@@ -32,7 +32,7 @@ def recipes() -> None:
     from elbod.training.recipes import RECIPES
 
     for name, recipe in RECIPES.items():
-        typer.echo(f"{name:<24} {recipe.family}, {recipe.likelihood}")
+        typer.echo(f"{name:<28} {recipe.family}, {recipe.likelihood}")
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elbod.engine.bulk import Bulk, open_bulk
 from elbod.engine.jobs import Array, Job
-from elbod.engine.loading import Resident
-from elbod.engine.residents import Residents
+from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
 from elbod.settings import Settings
 from elbod_store import ModelStore
@@ -26,7 +25,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Session:
     """Models and engines of this process."""
 
-    residents: Residents
+    store: ModelStore
+    runner: Runner
     bulk: Bulk
     quiet: bool
 
@@ -35,14 +35,13 @@ class Session:
     def open(cls, settings: Settings, *, quiet: bool) -> "Iterator[Session]":
         """One engine a core, one in all on a GPU. Raises StartupError and the store's StoreError."""
         runner = Runner.reproducible(settings.device)
-        residents = Residents(
-            ModelStore.open(settings.store), runner, default=None, max_loaded_bytes=settings.max_loaded_bytes
-        )
+        store = ModelStore.open(settings.store)
         with open_bulk(runner, 1 if runner.device.type == "cuda" else len(os.sched_getaffinity(0))) as bulk:
-            yield cls(residents, bulk, quiet)
+            yield cls(store, runner, bulk, quiet)
 
     def load(self, reference: str) -> Resident:
-        return self.residents.acquire(reference)
+        """Raises the store's StoreError, and ModelFailure."""
+        return load(self.store, self.store.resolve(reference), self.runner)
 
     def score(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""

@@ -16,6 +16,7 @@ from elbod.engine.selftest import proved_sizes
 from elbod.errors import ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
+from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,13 @@ class Resident:
 
 
 def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
-    """The version, ready to serve. Raises elbod_store errors, InvalidCheckpoint, or ModelFailure; changes nothing."""
+    """The version, ready to serve. Raises elbod_store errors or ModelFailure; changes nothing."""
     started = time.monotonic()
-    generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights)).to(runner.device)
+    weights = store.read(manifest.weights)
+    try:
+        generator = checkpoint.load(blueprint(manifest), weights).to(runner.device)
+    except InvalidCheckpoint as error:
+        raise ModelFailure(f"{manifest.name}@{manifest.version} cannot be loaded: {error}") from error
     generator.prepare()
     candidates = CUDA_TILES if runner.device.type == "cuda" else CPU_TILES
     proved = proved_sizes(runner, generator, candidates)

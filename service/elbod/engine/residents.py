@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
 from elbod.errors import ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
-from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod_store import (
     Corrupt,
     InvalidName,
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 # A version that failed to load is tried again after this many seconds, since its blob may have been mended.
 _RETRY_AFTER = 30.0
 
-_LoadError = (Corrupt, Unsupported, InvalidCheckpoint, ModelFailure)
+_LoadError = (Corrupt, Unsupported, ModelFailure)
 
 
 class _NamelessRequest(InvalidInput):

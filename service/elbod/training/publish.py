@@ -76,9 +76,9 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     recipe, blueprint = material.recipe, generator.blueprint
     generator = generator.to(material.device)
     test = torch.from_numpy(material.parts.test).to(material.device)
-    check_model(generator, test)
     scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
     check_bounds(scores.elbo)
+    check_model(generator, test)
     calibration = calibration_scores(generator, torch.from_numpy(material.parts.calibration).to(material.device))
     metrics = held_out_metrics(
         scores, material.baseline, generator, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
