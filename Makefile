@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint bench-fashion clean
+.PHONY: install install-dev demo test lint bench-fashion mutations clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -37,6 +37,10 @@ test: lint
 # Long runs, whose results are kept in benchmarks/RESULTS.md.
 bench-fashion: install
 	$(BIN)/python benchmarks/fashion_mnist.py
+
+# Breaks the mathematics in one place after the other: a test must fail for each.
+mutations: install-dev
+	$(BIN)/python benchmarks/mutations.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

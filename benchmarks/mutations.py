@@ -1,0 +1,187 @@
+"""Breaks the mathematics in one place at a time and shows that a test fails: `make mutations`.
+
+Each mutant is one replacement in a copy of the tree; its tests are run until the first failure. A mutant that no test
+notices makes the command fail.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GENERATORS = "service/elbod/generators"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "the KL with the wrong sign",
+        f"{GENERATORS}/bounds.py",
+        "per_draw = reconstruction - terms.kl",
+        "per_draw = reconstruction + terms.kl",
+        ("tests/generators/test_bounds.py",),
+    ),
+    Mutant(
+        "beta in the reported bound",
+        f"{GENERATORS}/bounds.py",
+        "per_draw = reconstruction - terms.kl",
+        "per_draw = reconstruction - 0.9 * terms.kl",
+        ("tests/generators/test_bounds.py",),
+    ),
+    Mutant(
+        "a constant dropped from log p(z)",
+        f"{GENERATORS}/priors.py",
+        "return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)",
+        "return -0.5 * (z**2).sum(-1)",
+        ("tests/generators/test_normals.py", "tests/oracles"),
+    ),
+    Mutant(
+        "a constant dropped from the Gaussian likelihood",
+        f"{GENERATORS}/likelihoods/gaussian.py",
+        "0.5 * math.log(2 * math.pi)",
+        "0.0",
+        ("tests/generators/test_likelihoods.py",),
+    ),
+    Mutant(
+        "a constant dropped from a ladder's conditionals",
+        f"{GENERATORS}/ladder.py",
+        "+ log_stddev + 0.5 * _LOG_2PI).sum(-1)",
+        "+ log_stddev).sum(-1)",
+        ("tests/generators/test_ladder.py", "tests/oracles/test_hierarchy.py"),
+    ),
+    Mutant(
+        "a ladder's KL without its logarithm",
+        f"{GENERATORS}/ladder.py",
+        "torch.expm1(2 * self.log_ratio)) - self.log_ratio)",
+        "torch.expm1(2 * self.log_ratio)))",
+        ("tests/generators/test_ladder.py",),
+    ),
+    Mutant(
+        "a flow's log-determinant with the wrong sign",
+        f"{GENERATORS}/flows.py",
+        "log_density: Tensor = log_det - 0.5 * (u**2",
+        "log_density: Tensor = -log_det - 0.5 * (u**2",
+        ("tests/generators/test_flows.py",),
+    ),
+    Mutant(
+        "an open edge bin",
+        f"{GENERATORS}/likelihoods/discretized_logistic.py",
+        "not_top, not_bottom = x < self.levels - 1, x > 0",
+        "not_top, not_bottom = x < self.levels, x > 0",
+        ("tests/generators/test_likelihoods.py",),
+    ),
+    Mutant(
+        "a loaded model in train mode",
+        f"{GENERATORS}/checkpoint.py",
+        "return generator.eval().requires_grad_(False)",
+        "return generator.train().requires_grad_(False)",
+        ("tests/generators/test_checkpoint.py",),
+    ),
+    Mutant(
+        "held-out bounds of a model in train mode",
+        "service/elbod/training/loop.py",
+        "copy.deepcopy(self._generator).eval().requires_grad_(False)",
+        "copy.deepcopy(self._generator).requires_grad_(False)",
+        ("tests/training/test_loop.py",),
+    ),
+    Mutant(
+        "densities in float32",
+        "service/elbod/engine/runner.py",
+        "observation = generator.decode(z).double()",
+        "observation = generator.decode(z)",
+        ("tests/engine/test_engine.py",),
+    ),
+    Mutant(
+        "sums in float32",
+        f"{GENERATORS}/bounds.py",
+        "np.ascontiguousarray(values).sum(axis=1)",
+        "np.ascontiguousarray(values).astype(np.float32).sum(axis=1)",
+        ("tests/generators/test_bounds.py", "tests/oracles"),
+    ),
+    Mutant(
+        "an importance-weighted bound without its log K",
+        f"{GENERATORS}/bounds.py",
+        "iwae = top[:, 0] + np.log(mean_weight)",
+        "iwae = top[:, 0] + np.log(_sum(weights))",
+        ("tests/generators/test_bounds.py", "tests/oracles"),
+    ),
+    Mutant(
+        "Pareto k of the negated log weights",
+        f"{GENERATORS}/bounds.py",
+        "k_hat = pareto_k(log_weights)",
+        "k_hat = pareto_k(-log_weights)",
+        ("tests/generators/test_bounds.py", "tests/oracles"),
+    ),
+    Mutant(
+        "a standard error with ddof = 0",
+        f"{GENERATORS}/bounds.py",
+        "_sum(np.square(centered)) / (count - 1) / count",
+        "_sum(np.square(centered)) / count / count",
+        ("tests/generators/test_bounds.py",),
+    ),
+    Mutant(
+        "a conformal rank that forgets the row itself",
+        f"{GENERATORS}/bounds.py",
+        'upper = (1 + n - np.searchsorted(reference, scores, side="left")) / (n + 1)',
+        'upper = (n - np.searchsorted(reference, scores, side="left")) / (n + 1)',
+        ("tests/generators/test_bounds.py", "tests/oracles"),
+    ),
+)
+
+
+def main() -> int:
+    print("| broken | noticed by | seconds |\n|---|---|---|", flush=True)
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tree"
+        names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in names.splitlines():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+        for mutant in MUTANTS:
+            started = time.monotonic()
+            found = _noticed(copy, mutant)
+            missed += found is None
+            print(f"| {mutant.what} | {found or '**nothing**'} | {time.monotonic() - started:.0f} |", flush=True)
+    return min(missed, 1)
+
+
+def _noticed(copy: Path, mutant: Mutant) -> str | None:
+    """The first test that fails on the mutant."""
+    path = copy / mutant.file
+    original = path.read_text()
+    if original.count(mutant.before) < 1:
+        raise SystemExit(f"{mutant.file} has no {mutant.before!r}: the mutant must follow the code")
+    path.write_text(original.replace(mutant.before, mutant.after))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "--no-header", *mutant.tests],
+            cwd=copy,
+            # The copy's packages stand before the installed ones.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(str(copy / p) for p in ("service", "model_store"))},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        path.write_text(original)
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"the tests of {mutant.what!r} did not run:\n{done.stdout[-2000:]}")
+    return f"`{failed[0].split()[1].rpartition('::')[2].partition('[')[0]}`" if failed else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
