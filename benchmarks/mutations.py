@@ -143,7 +143,7 @@ MUTANTS = (
 
 
 def main() -> int:
-    print("| broken | noticed by | seconds |\n|---|---|---|", flush=True)
+    _say("| broken | noticed by | seconds |\n|---|---|---|")
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "tree"
@@ -155,8 +155,13 @@ def main() -> int:
             started = time.monotonic()
             found = _noticed(copy, mutant)
             missed += found is None
-            print(f"| {mutant.what} | {found or '**nothing**'} | {time.monotonic() - started:.0f} |", flush=True)
+            _say(f"| {mutant.what} | {found or '**nothing**'} | {time.monotonic() - started:.0f} |")
     return min(missed, 1)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _noticed(copy: Path, mutant: Mutant) -> str | None:
