@@ -49,6 +49,12 @@ OURS = {
         )
         for name, kind in LIKELIHOODS.items()
     },
+    **{
+        f"{name}-65536": Blueprint(
+            family="vae", spec={"latent_dim": 2, "hidden": [8]}, likelihood=name, event_shape=(3,), levels=65_536
+        )
+        for name in ("categorical", "discretized_logistic", "discretized_logistic_mixture")
+    },
 }
 
 
@@ -109,6 +115,22 @@ class _DroppedConstant(GaussianObservation):
         return super().log_prob(x) + 0.5 * math.log(2 * math.pi)
 
 
+@dataclass(frozen=True)
+class _OtherSampler(GaussianObservation):
+    """Draws are twice as wide as the density says."""
+
+    def double(self) -> "_OtherSampler":
+        return _OtherSampler(self.location.double(), self.log_scale.double())
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return self.location + 2 * (super().icdf(u) - self.location)
+
+
+class _Bounded(StandardNormal):
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.where((z.abs() < 0.1).all(-1), super().log_prob(z), -torch.inf)
+
+
 class _WrongKL(StandardNormal):
     def kl(self, q: ClosedFormPosterior) -> Tensor:
         return 0.5 * super().kl(q)
@@ -135,6 +157,22 @@ class Unnormalised(Codec):
         return _DroppedConstant(location, torch.zeros_like(location))
 
 
+class SamplesAnother(Unnormalised):
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        location = self.down(z)
+        return _OtherSampler(location, torch.zeros_like(location))
+
+
+class ImpossibleLatents(Codec):
+    def prior(self) -> Prior:
+        return _Bounded(2)
+
+
+class Diverged(Codec):
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        return BernoulliObservation(torch.nan * self.down(z))
+
+
 class WrongClosedForm(Codec):
     def prior(self) -> Prior:
         return _WrongKL(2)
@@ -143,6 +181,20 @@ class WrongClosedForm(Codec):
 class SeesItsNeighbours(Codec):
     def encode(self, x: Tensor, label: Tensor | None = None) -> Posterior:
         return super().encode(x - x.mean(0))
+
+
+class NormalisesTheBatch(Codec):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6).train().requires_grad_(False)
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        return BernoulliObservation(self.norm(self.down(z)))
+
+
+class DropsLogits(Codec):
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        return BernoulliObservation(nn.functional.dropout(self.down(z), 0.5, training=True))
 
 
 class DropsOut(Codec):
@@ -159,8 +211,13 @@ class Collapsed(Codec):
     ("broken", "reason"),
     [
         (Bare, r"decode returns a Tensor, no distribution: without p\(x\|z\) there is no ELBO"),
-        (SumsToMore, r"probabilities of all levels of x\[0\] sum to 1\.000001"),
-        (Unnormalised, r"density of x\[0\] integrates to 1\.50398 between quantiles 0\.6 apart"),
+        (SumsToMore, r"probabilities of all levels of x\[0\] of draw 0 sum to 1\.000001"),
+        (Unnormalised, r"density of x\[0\] of draw 0 integrates to 1\.50398 between quantiles 0\.6 apart"),
+        (SamplesAnother, r"density of x\[0\] of draw 0 integrates to 0\.9\d+ between quantiles 0\.6 apart"),
+        (ImpossibleLatents, r"log p\(z\) of a draw of test row 0 is -inf"),
+        (Diverged, "the held-out ELBO of test row 0 is nan"),
+        (NormalisesTheBatch, "decode of row 0 depends on the rows beside it"),
+        (DropsLogits, "decode of the same rows gives other numbers again"),
         (WrongClosedForm, r"KL\(q \|\| p\) of test row \d in closed form differs from the mean"),
         (SeesItsNeighbours, "encode of row 0 depends on the rows beside it"),
         (DropsOut, "is dropout left on"),

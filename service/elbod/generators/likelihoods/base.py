@@ -19,7 +19,10 @@ class Observation(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x_i|z) of every element, nats, (n, *event_shape); the caller sums."""
+        """log p(x_i|z) of every element, nats, (n, *event_shape); the caller sums.
+
+        Over more than 256 levels the parameters of one latent may meet many rows of x.
+        """
 
     @abstractmethod
     def mean(self) -> Tensor:
