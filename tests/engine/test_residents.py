@@ -1,5 +1,6 @@
 """What a reference means now: loading on demand, hot swap, a bad version leaves the old one serving."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from elbod.engine.residents import Residents
 from elbod.engine.runner import Runner
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod_store import ModelStore
-from elbod_store.names import blob_key
+from elbod_store.manifest import seal
+from elbod_store.names import blob_key, version_key
 from tests.support import LEVELS, LINEAR, publish
 
 GIB = 2**30
@@ -204,6 +206,32 @@ def test_a_damaged_manifest_or_alias_entry_is_shown_and_the_old_version_keeps_se
     assert default is not None
     assert default.version == 2
     assert residents.problems == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"digest": "0" * 64}, "claims the model digest 0000"),
+        ({"spec": {"latent_dim": 6, "hidden": [48]}}, "claims the model digest"),
+        ({"schema": 0}, "levels/versions/0000000002.json is malformed"),
+        ({"schema": 2}, "schema 2, this elbod reads up to 1: upgrade"),
+    ],
+)
+def test_a_manifest_of_another_digest_or_schema_is_refused_and_the_old_version_keeps_serving(
+    store: ModelStore, runner: Runner, change: dict[str, object], reason: str
+) -> None:
+    """Its checksum is right, so the file is whole: what it says of itself is not what it holds."""
+    publish(store, "levels", LEVELS, 1)
+    residents = open_residents(store, runner)
+    first = residents.acquire(None)
+    publish(store, "levels", LEVELS, 2)
+    key = version_key("levels", 2)
+    store.objects.put(key, seal({**json.loads(store.objects.get(key)), **change}))
+    residents.poll()
+    assert residents.find(None) is first
+    assert any(reason in problem for problem in residents.problems), residents.problems
+    with pytest.raises(ModelFailure, match="cannot be loaded"):
+        residents.acquire("levels@2")
 
 
 def test_requests_for_models_that_do_not_exist_leave_nothing_behind(store: ModelStore, runner: Runner) -> None:
