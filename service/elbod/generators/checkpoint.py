@@ -40,6 +40,8 @@ def family(name: str) -> type[Generator]:
         raise InvalidCheckpoint(
             f"no family {name!r} is registered under {ENTRY_POINT_GROUP}: known are {known}"
         ) from None
+    except (ImportError, AttributeError) as error:
+        raise InvalidCheckpoint(f"the entry point {ENTRY_POINT_GROUP}:{name} cannot be loaded: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Generator)):
         raise InvalidCheckpoint(f"the entry point {ENTRY_POINT_GROUP}:{name} is not a Generator: {kind!r}")
     return kind
