@@ -2,25 +2,41 @@
 
 import csv
 import json
+import stat
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from elbod.generators.base import Blueprint
 from elbod_store import ModelStore
-from tests.support import LEVELS, LINEAR, Server, publish
+from tests.support import BITS, LEVELS, LINEAR, MIXTURE, Server, build_generator, publish
+
+# Wide enough that linear algebra would share the pseudo-inputs' rows out among threads.
+WIDE_VAMP = Blueprint(
+    family="vae",
+    spec={"latent_dim": 40, "hidden": [300, 300], "prior": "vamp", "pseudo_inputs": 500},
+    likelihood="bernoulli",
+    event_shape=(28, 28),
+    levels=2,
+)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """Untrained models: `levels` twice, `linear`, and `coarse` with fewer levels."""
+    """Untrained models: `levels` twice, `coarse` with fewer levels, two densities of one shape, and others."""
     store = ModelStore.open(tmp_path_factory.mktemp("score") / "store")
     publish(store, "levels", LEVELS)
     publish(store, "levels", LEVELS, seed=1)
     publish(store, "linear", LINEAR)
     publish(store, "coarse", Blueprint(**{**vars(LEVELS), "levels": 9}))
+    publish(store, "real", Blueprint(**{**vars(LEVELS), "likelihood": "gaussian", "levels": None}))
+    publish(store, "unit", Blueprint(**{**vars(LEVELS), "likelihood": "continuous_bernoulli", "levels": None}))
+    publish(store, "bits", BITS)
+    publish(store, "mixture", MIXTURE)
+    publish(store, "vamp", WIDE_VAMP)
     return store
 
 
@@ -55,6 +71,25 @@ def test_scores_are_those_of_the_service_to_the_last_bit(run, store, rows, tmp_p
     assert report["fingerprint"] == answer["fingerprint"]
 
 
+def test_a_prior_that_is_computed_at_load_has_the_bytes_of_the_service_too(run, store, tmp_path):
+    x = np.random.default_rng(1).integers(0, 2, (4, 28, 28), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    done = run(
+        "score", "--store", store.objects.url, "--model", "vamp", "--data", "x.npy", "--importance-samples", "30",
+        "--output", "out.npz",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    server = Server(store.objects.url, tmp_path / "log", "--model", "vamp")
+    try:
+        request = {"x": x.tolist(), "seed": 0, "num_importance_samples": 30}
+        answer = httpx.post(f"{server.url}/elbo", json=request, timeout=60).json()
+    finally:
+        server.stop()
+    found = np.load(tmp_path / "out.npz")
+    for name in ("elbo", "kl", "iwae"):
+        assert found[name].tobytes() == np.array(answer[name]).tobytes()
+
+
 def test_paired_differences_are_of_the_same_rows_and_noise(run, store, rows, tmp_path):
     common = ["--store", store.objects.url, "--data", str(rows), "--json"]
     for version in ("1", "2"):
@@ -79,6 +114,73 @@ def test_mirror_images_are_told_apart_as_a_direct_count_says(run, store, rows, t
     plain, mirrored = (np.load(tmp_path / f"{name}.npz")["elbo"] for name in ("rows", "mirrored"))
     area = json.loads(done.stdout)["flips"]["horizontal"]["-elbo"]["auroc"]
     assert area == pytest.approx((-mirrored[:, None] > -plain).mean(), abs=1e-12)
+
+
+def test_the_flips_of_an_exact_model_are_told_apart_as_its_evidence_says(run, store, rows):
+    done = run(
+        "score", "--model", "mixture", "--store", store.objects.url, "--data", str(rows), "--against-flips", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    x, generator = torch.from_numpy(np.load(rows)), build_generator(MIXTURE)
+    plain = generator.log_evidence(x).numpy()
+    for name, axis in (("horizontal", 2), ("vertical", 1)):
+        flipped = generator.log_evidence(x.flip(axis)).numpy()
+        area = (flipped[:, None] < plain).mean() + 0.5 * (flipped[:, None] == plain).mean()
+        assert json.loads(done.stdout)["flips"][name]["-elbo"]["auroc"] == pytest.approx(area, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint64", "float16", ">f8"])
+def test_a_file_may_have_any_dtype_that_holds_the_values(run, store, tmp_path, dtype):
+    x = np.random.default_rng(0).integers(0, 2, (5, 8, 8))
+    for name, values in (("plain", x), ("other", x.astype(dtype))):
+        np.save(tmp_path / f"{name}.npy", values)
+    plain, other = (
+        run("score", "--model", "levels", "--store", store.objects.url, "--data", f"{name}.npy", "--json")
+        for name in ("plain", "other")
+    )
+    assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["elbo"] == json.loads(plain.stdout)["elbo"]
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "stochastic"])
+def test_grey_bytes_become_bits_as_their_intensities_do(run, store, tmp_path, binarize):
+    grey = np.random.default_rng(0).integers(0, 256, (9, 3, 4), dtype=np.uint8)
+    np.save(tmp_path / "grey.npy", grey)
+    np.save(tmp_path / "unit.npy", grey / 255)
+    common = ("score", "--model", "bits", "--store", store.objects.url, "--binarize", binarize, "--json")
+    bytes_, intensities = (run(*common, "--data", f"{name}.npy") for name in ("grey", "unit"))
+    assert bytes_.returncode == 0, bytes_.stderr
+    assert json.loads(bytes_.stdout)["elbo"] == json.loads(intensities.stdout)["elbo"]
+    assert "bytes divided by 255" in json.loads(bytes_.stdout)["rows"]
+
+
+def test_bits_stay_bits_when_they_are_binarized(run, store, tmp_path):
+    np.save(tmp_path / "bits.npy", np.random.default_rng(0).integers(0, 2, (9, 3, 4)))
+    common = ("score", "--model", "bits", "--store", store.objects.url, "--data", "bits.npy", "--json")
+    found = [json.loads(run(*common, *flags).stdout)["elbo"] for flags in ([], ["--binarize", "stochastic"])]
+    assert found[0] == found[1]
+
+
+def test_the_numbers_say_of_which_measure_and_size_they_are(run, store, rows):
+    arguments = ("--data", str(rows), "--num-samples", "4", "--importance-samples", "5")
+    common = ("score", "--model", "levels@1", "--store", store.objects.url, *arguments)
+    found = json.loads(run(*common, "--json").stdout)
+    said = (found["likelihood"], found["measure"], found["units"], found["event_dims"], found["reproducible"])
+    assert said == ("discretized_logistic", "pmf", "nats", 64, True)
+    # Five draws have no tail to speak of.
+    assert found["share_over_pareto_k_limit"] is None
+    lines = run(*common).stdout
+    assert "Pareto" not in lines
+    assert f"Monte-Carlo error   {found['monte_carlo_standard_error']:12.2f}" in lines
+
+
+def test_a_table_is_as_readable_as_any_new_file(run, store, rows, tmp_path):
+    done = run("score", "--model", "levels", "--store", store.objects.url, "--data", str(rows), "--output", "o.npz")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE((tmp_path / "o.npz").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    assert "allow_pickle" not in np.load(tmp_path / "o.npz").files
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.npz", "plain", "rows.npy"]
 
 
 def test_a_trained_models_own_test_rows_give_its_published_bound(run):
@@ -141,6 +243,14 @@ def test_rows_outside_the_support_are_named(run, store, tmp_path):
     done = run("score", "--model", "levels@1", "--store", store.objects.url, "--data", "x.npy")
     assert done.returncode == 1
     assert "x[2] has value 17" in done.stderr
+
+
+def test_densities_over_different_supports_are_not_compared(run, store, tmp_path):
+    np.save(tmp_path / "x.npy", np.full((4, 8, 8), 0.5))
+    done = run("score", "--model", "real", "--store", store.objects.url, "--data", "x.npy", "--against", "unit")
+    assert done.returncode == 1
+    assert "the support the real numbers, unit@1 the interval [0, 1]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_vectors_have_no_mirror_images(run, store, tmp_path):

@@ -1,14 +1,19 @@
 """A whole set of rows through several engines."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from elbod.engine.bulk import open_bulk
 from elbod.engine.engine import Engine
 from elbod.engine.jobs import Job, Scores, Verb
-from elbod.engine.loading import Resident
+from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
 from elbod.errors import ModelFailure
+from elbod.generators.base import Blueprint
+from elbod_store import ModelStore
+from tests.support import publish
 
 
 def _job(rows: int) -> Job:
@@ -30,6 +35,16 @@ def test_bytes_are_those_of_one_request_at_any_number_of_engines(
         assert columns[name].tobytes() == values.tobytes()
     assert sum(seen) == 2500
     assert len(seen) > 1
+
+
+def test_large_rows_go_in_jobs_that_the_queue_admits(runner: Runner, tmp_path: Path) -> None:
+    """A row of 256 KiB: 128 of them are 32 MiB."""
+    store = ModelStore.open(tmp_path / "store")
+    wide = Blueprint(family="ppca", spec={"latent_dim": 1}, likelihood="gaussian", event_shape=(2**15,))
+    resident, seen = load(store, publish(store, "wide", wide), runner), []
+    with open_bulk(runner, 1) as bulk:
+        bulk.score(Job(verb=Verb.ELBO, rows=150, seed=1, x=np.zeros((150, 2**15))), resident, seen.append)
+    assert seen == [128, 22]
 
 
 def test_whoever_stops_listening_leaves_no_work_behind(runner: Runner, residents: dict[str, Resident]) -> None:

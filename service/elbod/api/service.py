@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import torch
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -33,8 +32,6 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        # Threads that load models compute too: one intra-op thread each, as on the compute thread.
-        torch.set_num_threads(1)
         try:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:

@@ -56,7 +56,7 @@ def score(
     check_count("--importance-samples", importance_samples, settings.max_importance_samples)
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
-        found = rows_to_score(resident.manifest, data)
+        found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
         x = check_rows(resident, found.x[:rows], binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
         if against_flips and x.ndim < 3:
             raise StartupError(f"--against-flips needs images: rows of {resident} have shape {x.shape[1:]}")
@@ -80,10 +80,10 @@ def score(
             "model": str(resident),
             "digest": resident.digest,
             "fingerprint": resident.fingerprint,
+            "reproducible": resident.reproducible,
             "rows": found.origin + ("" if rows is None else f", the first {len(x):,}"),
             "seed": seed,
             "num_samples": num_samples,
-            "units": "nats",
             **comparison.overview(columns, resident.generator.likelihood, importance_samples),
         }
         if rival is not None:

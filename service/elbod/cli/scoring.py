@@ -84,13 +84,15 @@ def print_report(report: dict[str, Any]) -> None:
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"{report['model']}: {report['rows']}"
     yield _bound(f"ELBO, S = {report['num_samples']}", report, "elbo", "", "bits_per_dim")
+    if report["monte_carlo_standard_error"] is not None:
+        yield f"  {'Monte-Carlo error':<20}{report['monte_carlo_standard_error']:12.2f}"
     yield f"  {'reconstruction':<20}{report['reconstruction']:12.2f}"
     yield f"  {'kl':<20}{report['kl']:12.2f}"
     if "iwae" in report:
         yield _bound(f"IWAE, K = {report['num_importance_samples']}", report, "iwae", "iwae_", "iwae_bits_per_dim")
-        yield (
-            f"  median effective sample size {report['median_effective_sample_size']:.1f}, "
-            f"{report['share_over_pareto_k_limit']:.1%} of rows over the Pareto k limit"
+        over = report["share_over_pareto_k_limit"]
+        yield f"  median effective sample size {report['median_effective_sample_size']:.1f}" + (
+            "" if over is None else f", {over:.1%} of rows over the Pareto k limit"
         )
     if "log_evidence" in report:
         yield _bound("exact log p(x)", report, "log_evidence", "log_evidence_", None)

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,12 @@ def write_table(path: Path, columns: Columns) -> None:
     """Write equally long columns, one line a row with its number, by the ending of the path. Raises StartupError."""
     rows = {"row": np.arange(len(next(iter(columns.values())))), **columns}
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(WRITERS[path.suffix](rows))
-            Path(draft).replace(path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+            draft.write_bytes(WRITERS[path.suffix](rows))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise StartupError(f"--output {path} cannot be written: {error.strerror or error}") from error
 
@@ -60,7 +57,8 @@ def _jsonl(columns: Columns) -> bytes:
 
 def _npz(columns: Columns) -> bytes:
     body = io.BytesIO()
-    np.savez(body, allow_pickle=False, **columns)
+    # NumPy 2.0 would store `allow_pickle=False` as one more array; columns are numbers, which are never pickled.
+    np.savez(body, **columns)  # type: ignore[arg-type]
     return body.getvalue()
 
 

@@ -16,6 +16,8 @@ from elbod.engine.runner import Runner
 # Rows times draws of one job: seconds of work, so that progress shows, and little memory.
 _JOB_ROW_DRAWS = 65_536
 _JOB_ROWS = 1_024
+# Of its x: large rows would else be more than a queue admits.
+_JOB_BYTES = 32 * 1024**2
 # Each engine has one job to run and one to go on with.
 _JOBS_AN_ENGINE = 2
 
@@ -37,7 +39,8 @@ class Bulk:
 
     def _run(self, job: Job, resident: Resident) -> Iterator[tuple[int, Result]]:
         assert job.x is not None
-        step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // max(1, job.draws)))
+        row_bytes = job.x[0].nbytes
+        step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // max(1, job.draws), _JOB_BYTES // row_bytes))
         waiting: deque[tuple[int, Future[Result]]] = deque()
         try:
             for number, start in enumerate(range(0, job.rows, step)):

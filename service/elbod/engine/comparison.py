@@ -10,7 +10,7 @@ from elbod.engine.jobs import Array
 from elbod.engine.outliers import paired_auroc
 from elbod.errors import InvalidInput
 from elbod.generators.bounds import Floats, pareto_k_limit, summarize
-from elbod.generators.likelihoods import LIKELIHOODS, Likelihood
+from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from elbod_store import Manifest
 
 Columns = Mapping[str, Array]
@@ -32,6 +32,10 @@ def overview(columns: Columns, likelihood: Likelihood, num_importance_samples: i
     """Means over rows in nats with their errors, plain JSON; what is undefined is None."""
     elbo = summarize(columns["elbo"], columns["standard_error"])
     found: dict[str, Any] = {
+        "likelihood": likelihood.name,
+        "measure": likelihood.measure,
+        "units": "nats",
+        "event_dims": likelihood.event_dims,
         "n": elbo.n,
         "elbo": elbo.mean,
         "standard_error": _finite(elbo.standard_error),
@@ -42,14 +46,14 @@ def overview(columns: Columns, likelihood: Likelihood, num_importance_samples: i
     }
     if "iwae" in columns:
         iwae = summarize(columns["iwae"], columns["iwae_standard_error"])
-        pareto_k = columns["pareto_k"]
+        pareto_k, limit = columns["pareto_k"], pareto_k_limit(num_importance_samples)
         found |= {
             "num_importance_samples": num_importance_samples,
             "iwae": iwae.mean,
             "iwae_standard_error": _finite(iwae.standard_error),
             "iwae_bits_per_dim": _bits(iwae.mean, likelihood),
             "median_effective_sample_size": float(np.median(columns["effective_sample_size"])),
-            "share_over_pareto_k_limit": float((pareto_k > pareto_k_limit(num_importance_samples)).mean()),
+            "share_over_pareto_k_limit": None if np.isnan(pareto_k).all() else float((pareto_k > limit).mean()),
         }
     if "log_evidence" in columns:
         exact = summarize(columns["log_evidence"], np.zeros_like(columns["log_evidence"]))
@@ -60,12 +64,16 @@ def overview(columns: Columns, likelihood: Likelihood, num_importance_samples: i
 
 
 def check_comparable(ours: Manifest, theirs: Manifest) -> None:
-    """Scores are compared between models of the same events, levels, measure and binarization. Raises InvalidInput."""
+    """Scores are compared between models of the same events, levels, measure, support and binarization.
+
+    Raises InvalidInput.
+    """
     for what, mine, other in (
         ("events of shape", ours.event_shape, theirs.event_shape),
         ("levels", ours.levels, theirs.levels),
         ("binarization", ours.binarization, theirs.binarization),
         ("the measure", LIKELIHOODS[ours.likelihood].measure, LIKELIHOODS[theirs.likelihood].measure),
+        ("the support", _density_support(ours), _density_support(theirs)),
     ):
         if mine != other:
             raise InvalidInput.at(
@@ -73,6 +81,12 @@ def check_comparable(ours: Manifest, theirs: Manifest) -> None:
                 f"{ours.name}@{ours.version} has {what} {mine}, {theirs.name}@{theirs.version} {other}: "
                 "their scores may not be compared",
             )
+
+
+def _density_support(manifest: Manifest) -> str | None:
+    """The support of a density, in words; None for a pmf, whose levels say it."""
+    likelihood = make_likelihood(manifest.likelihood, manifest.event_shape, manifest.levels)
+    return likelihood.support if likelihood.measure == "density" else None
 
 
 def paired_difference(ours: Floats, theirs: Floats) -> dict[str, Any]:

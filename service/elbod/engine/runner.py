@@ -84,7 +84,8 @@ class Runner:
 
     @classmethod
     def reproducible(cls, name: str) -> Self:
-        """A runner on the device of that name with neither TF32 nor autotuning, which both change bytes.
+        """A runner on the device of that name with what changes bytes fixed for the process: neither TF32 nor
+        autotuning, and one intra-op thread, also for what models compute once at load.
 
         Raises StartupError.
         """
@@ -92,6 +93,7 @@ class Runner:
             device = choose_device(name)
         except ValueError as error:
             raise StartupError(str(error)) from error
+        torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False

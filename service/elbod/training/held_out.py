@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from elbod.generators.likelihoods import make_likelihood
@@ -11,6 +12,7 @@ from elbod.training import datasets
 from elbod.training.datasets import Array
 from elbod.training.errors import InvalidDataset
 from elbod.training.recipes import Recipe
+from elbod.training.splits import intensities
 from elbod.training.worker import cut
 from elbod_store import Manifest
 
@@ -23,8 +25,10 @@ class Rows:
     origin: str
 
 
-def rows_to_score(manifest: Manifest, data: str | None) -> Rows:
+def rows_to_score(manifest: Manifest, data: str | None, *, binarized: bool = False) -> Rows:
     """The version's test rows; of `data` that it was not trained on, all rows.
+
+    Rows to be `binarized` are wanted in [0, 1]: integers beyond bits are 8-bit levels, as they are in training.
 
     Raises InvalidDataset: no such data, or the data that it was trained on have changed.
     """
@@ -38,11 +42,20 @@ def rows_to_score(manifest: Manifest, data: str | None) -> Rows:
                 f"{source} is no longer the data that {manifest.name}@{manifest.version} was trained on: "
                 "its test rows cannot be told; score all rows of a data set with --data"
             )
-        return Rows(dataset.x, f"all {len(dataset.x):,} rows of {dataset.name}")
+        origin = f"all {len(dataset.x):,} rows of {dataset.name}"
+        if binarized and dataset.x.dtype.kind in "iu" and dataset.x.max() > 1:
+            return Rows(intensities(dataset.name, dataset.x), f"{origin}, bytes divided by 255")
+        return Rows(_as_requested(dataset.x), origin)
     recipe = _recipe(manifest)
     likelihood = make_likelihood(manifest.likelihood, dataset.event_shape, manifest.levels)
     test = cut(recipe, dataset, likelihood).test
     return Rows(test, f"the {len(test):,} test rows of {dataset.name}, which neither trained nor calibrated the model")
+
+
+def _as_requested(x: Array) -> Array:
+    """The same values in the narrowest dtype of a request's x that holds all of the file's dtype."""
+    dtype = next(dtype for dtype in (np.uint8, np.int64, np.float32, np.float64) if np.can_cast(x.dtype, dtype))
+    return np.ascontiguousarray(x, dtype)
 
 
 def _recipe(manifest: Manifest) -> Recipe:
