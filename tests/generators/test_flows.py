@@ -1,5 +1,6 @@
 """Flows as priors and posteriors: densities of what they draw, in two precisions, from the identity on."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -112,9 +113,44 @@ def test_densities_are_evaluated_in_float64_at_the_float32_draw(blueprint: Bluep
     torch.testing.assert_close(drawn.terms.log_q, expected.log_q, rtol=1e-4, atol=1e-4)
 
 
+def test_layers_in_bfloat16_leave_flows_alone() -> None:
+    """Training may run layers so; a posterior's density must still be that of its draws."""
+    generator = build_generator(FLOW_POSTERIOR)
+    q, noise = generator.encode(torch.full((8, 8, 8), 9.0)), _normals(8, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = q.draw(noise)
+        log_prob = q.log_prob(z)
+    torch.testing.assert_close(z, q.draw(noise), rtol=0, atol=0)
+    torch.testing.assert_close(log_prob.double(), q.double().log_prob(z.double()), rtol=0, atol=1e-4)
+
+
+def test_a_float64_copy_made_in_inference_mode_may_be_differentiated_later() -> None:
+    prior = build_generator(FLOW_PRIOR).prior()
+    z = _normals(4, 3)
+    with torch.inference_mode():
+        expected = prior.log_prob(z)
+    log_prob = prior.log_prob(z.requires_grad_())
+    log_prob.sum().backward()
+    assert torch.equal(log_prob, expected)
+    assert z.grad is not None
+    assert (z.grad != 0).all()
+
+
+def test_a_copied_generator_takes_other_weights() -> None:
+    """As the training loop takes its best weights: nothing of the original's densities is left."""
+    one, other, z = build_generator(FLOW_PRIOR), build_generator(FLOW_PRIOR, seed=5), _normals(4, 3)
+    before = one.prior().log_prob(z)
+    copied = copy.deepcopy(one)
+    copied.load_state_dict(other.state_dict())
+    assert torch.equal(copied.prior().log_prob(z), other.prior().log_prob(z))
+    assert torch.equal(one.prior().log_prob(z), before)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.prior().log_prob(z), other.prior().log_prob(z))
+
+
 @pytest.mark.parametrize("blueprint", [FLOW_PRIOR, FLOW_POSTERIOR], ids=["prior", "posterior"])
 def test_weights_that_change_change_the_float64_densities(blueprint: Blueprint) -> None:
-    """The copy in float64 is made anew by `prepare`, and is no part of the saved weights."""
+    """The copy in float64 follows the weights, and is no part of them when they are saved."""
     generator = build_generator(blueprint)
     x = torch.randint(0, 17, (5, 8, 8), generator=torch.Generator().manual_seed(3)).float()
     noise = _normals(5, 3).float()
@@ -126,7 +162,6 @@ def test_weights_that_change_change_the_float64_densities(blueprint: Blueprint) 
         for name, parameter in generator.named_parameters():
             if "flow" in name:
                 parameter.mul_(1.5)
-    generator.prepare()
     after = generator.draw(generator.encode(x), noise).terms
     assert not torch.allclose(before.log_prior + before.log_q, after.log_prior + after.log_q)
     loaded = checkpoint.load(blueprint, checkpoint.save(generator))

@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import zuko
@@ -33,18 +33,36 @@ class Precisions:
 
     def __init__(self, trained: zuko.flows.Flow) -> None:
         self._trained = trained
-        self._double: zuko.flows.Flow | None = None
+        self._copy: zuko.flows.Flow | None = None
+        self._copied: object = None
 
-    def forget(self) -> None:
-        """The weights have changed or moved."""
-        self._double = None
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Precisions":
+        return Precisions(copy.deepcopy(self._trained, memo))
 
-    def of(self, dtype: torch.dtype) -> zuko.flows.Flow:
-        if next(self._trained.parameters()).dtype == dtype:
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """u = f(z) and log |det df/dz| (n,), in the precision of z."""
+        # In bfloat16, as other layers may run while training, the two directions would not be each other's inverse.
+        with torch.autocast(z.device.type, enabled=False):
+            u, log_det = self._of(z.dtype)(context).transform.call_and_ladj(z)
+        return u, log_det
+
+    def inverse(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        """z with f(z) = u, in the precision of u."""
+        with torch.autocast(u.device.type, enabled=False):
+            z: Tensor = self._of(u.dtype)(context).transform.inv(u)
+        return z
+
+    def _of(self, dtype: torch.dtype) -> zuko.flows.Flow:
+        weights = list(self._trained.parameters())
+        if weights[0].dtype == dtype:
             return self._trained
-        if self._double is None:
-            self._double = copy.deepcopy(self._trained).to(dtype).requires_grad_(False)
-        return self._double
+        # Whatever writes to a tensor raises its version; another device is another tensor.
+        state = (weights[0].device, dtype, [weight._version for weight in weights])
+        if self._copied != state:
+            with torch.inference_mode(False):
+                self._copy = copy.deepcopy(self._trained).to(dtype).requires_grad_(False)
+            self._copied = state
+        return self._copy
 
 
 @dataclass(frozen=True)
@@ -59,11 +77,10 @@ class FlowPrior(Prior):
         return self.dimensions
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        z: Tensor = self.flow.of(noise.dtype)().transform.inv(temperature * noise)
-        return z
+        return self.flow.inverse(temperature * noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        u, log_det = self.flow.of(z.dtype)().transform.call_and_ladj(z)
+        u, log_det = self.flow.forward(z)
         log_density: Tensor = log_det - 0.5 * (u**2 + math.log(2 * math.pi)).sum(-1)
         return log_density
 
@@ -87,12 +104,10 @@ class FlowPosterior(Posterior):
         return FlowPosterior(self.flow, self.mean.double(), self.stddev.double(), self.context.double())
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        u = self.mean + temperature * self.stddev * noise.to(self.mean.dtype)
-        z: Tensor = self.flow.of(u.dtype)(self.context).transform.inv(u)
-        return z
+        return self.flow.inverse(self.mean + temperature * self.stddev * noise.to(self.mean.dtype), self.context)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        u, log_det = self.flow.of(self.mean.dtype)(self.context).transform.call_and_ladj(z)
+        u, log_det = self.flow.forward(z, self.context)
         standardized = (u - self.mean) / self.stddev
         log_density: Tensor = log_det - (0.5 * (standardized**2 + math.log(2 * math.pi)) + self.stddev.log()).sum(-1)
         return log_density

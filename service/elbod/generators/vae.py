@@ -121,21 +121,13 @@ class VAE(Generator):
                 self.pseudo_inputs.copy_(self._standardized(x[rows]))
 
     def prepare(self) -> None:
-        self._forget()
         if self._has_pseudo_inputs:
             with torch.no_grad():
                 self._components = self._vamp_prior()
 
     def train(self, mode: bool = True) -> Self:
-        self._forget()
-        return super().train(mode)
-
-    def _forget(self) -> None:
-        """Drop what was computed from weights that are about to change, or have."""
         self._components = None
-        for flow in (self._prior_flow, self._posterior_flow):
-            if flow is not None:
-                flow.forget()
+        return super().train(mode)
 
     @property
     def _has_pseudo_inputs(self) -> bool:
