@@ -92,7 +92,8 @@ def test_long_json_does_not_hold_up_other_callers(server: Server) -> None:
         while thread.is_alive():
             slowest = max(slowest, http.get("/healthz").elapsed.total_seconds())
     assert answer[0].status_code == 422
-    assert slowest < 0.5
+    # Decoded on the loop, it would hold up another caller for most of its own time; busy machines are slow for both.
+    assert slowest < max(0.5, 0.5 * answer[0].elapsed.total_seconds())
 
 
 def test_json_has_a_limit_of_its_own(served_store: ModelStore, start_server: Callable[..., Server]) -> None:
