@@ -15,6 +15,7 @@ from tests.support import (
     CONVOLUTIONAL,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
+    LABELS,
     LADDER,
     LEVELS,
     LINEAR,
@@ -54,6 +55,7 @@ def served_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
         ("mixture", MIXTURE),
         ("convolutional", CONVOLUTIONAL),
         ("ladder", LADDER),
+        ("labels", LABELS),
     ):
         publish(store, name, blueprint)
     return store

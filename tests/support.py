@@ -26,7 +26,9 @@ def build_generator(blueprint: Blueprint, seed: int = 0) -> Generator:
         torch.manual_seed(seed)
         generator = checkpoint.build(blueprint)
         rows = torch.rand(64, *blueprint.event_shape) * ((blueprint.levels or 2) - 1)
-        generator.initialize(rows if blueprint.likelihood == "gaussian" else rows.round())
+        # Labels of unequal frequencies.
+        label = (torch.arange(64) ** 2 // 64) % len(blueprint.labels) if blueprint.labels else None
+        generator.initialize(rows if blueprint.likelihood == "gaussian" else rows.round(), label)
         for parameter in generator.parameters():
             # Layers that begin as zero would leave the posterior at the prior.
             if not parameter.any():
@@ -87,6 +89,14 @@ LADDER = Blueprint(
     event_shape=(8, 8),
     levels=17,
 )
+LABELS = Blueprint(
+    family="cvae",
+    spec={"latent_dim": 3, "hidden": [24]},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+    labels=("cat", "dog", "owl"),
+)
 LINEAR = Blueprint(family="ppca", spec={"latent_dim": 2}, likelihood="gaussian", event_shape=(6,))
 
 
@@ -105,6 +115,7 @@ def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
         event_shape=blueprint.event_shape,
         levels=blueprint.levels,
         binarization=blueprint.binarization,
+        labels=blueprint.labels,
         weights=checkpoint.save(build_generator(blueprint, seed)),
     )
 

@@ -68,7 +68,7 @@ class FactorAnalysis(Generator):
     def build(cls, blueprint: Blueprint, spec: FactorAnalysisSpec) -> Self:
         return cls(blueprint, spec)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         """The whole fit: EM on the correlations of the rows from their principal components."""
         values = x.double().flatten(1)
         # The mean of equal values is rounded, so their variance alone need not be zero.

@@ -55,8 +55,17 @@ def jobs(draw: st.DrawFn) -> Job:
     return replace(job, num_samples=draw(st.integers(1, 40)), num_importance_samples=draw(st.sampled_from([0, 1, 30])))
 
 
+def fitted(job: Job, resident: Resident) -> Job:
+    """The job with what a conditional model needs: labels, or for every other score a marginal over them."""
+    if not resident.generator.conditional:
+        return job
+    if job.verb is Verb.ELBO and job.seed % 2:
+        return replace(job, marginal_labels=3)
+    return replace(job, label=(job.first_index + np.arange(job.rows)) % 3)
+
+
 @pytest.mark.parametrize(
-    "name", ["levels", "convolutional", "vamp", "flow_prior", "flow_posterior", "mixture", "ladder"]
+    "name", ["levels", "convolutional", "vamp", "flow_prior", "flow_posterior", "mixture", "ladder", "labels"]
 )
 @ANY_TIME
 @given(company=st.lists(jobs(), min_size=2, max_size=8))
@@ -64,13 +73,14 @@ def test_bytes_are_the_same_alone_and_in_any_company(
     engine: Engine, residents: dict[str, Resident], company: list[Job], name: str
 ) -> None:
     levels = residents[name]
+    company = [fitted(job, levels) for job in company]
     together = [engine.submit(job, levels) for job in company]
     for job, future in zip(company, together, strict=True):
         alone = arrays(engine.submit(job, levels).result(60))
         assert same_bytes(arrays(future.result(60)), alone)
 
 
-@pytest.mark.parametrize("name", ["levels", "flow_posterior", "ladder"])
+@pytest.mark.parametrize("name", ["levels", "flow_posterior", "ladder", "labels"])
 @ANY_TIME
 @given(job=jobs(), cut=st.integers(1, 69))
 def test_a_call_equals_two_calls_that_split_its_rows(
@@ -79,8 +89,15 @@ def test_a_call_equals_two_calls_that_split_its_rows(
     cut = min(cut, job.rows - 1)
     if cut == 0:
         return
+    job = fitted(job, residents[name])
     parts = [
-        replace(job, rows=b - a, first_index=job.first_index + a, x=None if job.x is None else job.x[a:b])
+        replace(
+            job,
+            rows=b - a,
+            first_index=job.first_index + a,
+            x=None if job.x is None else job.x[a:b],
+            label=None if job.label is None else job.label[a:b],
+        )
         for a, b in ((0, cut), (cut, job.rows))
     ]
     whole = arrays(engine.submit(job, residents[name]).result(60))
@@ -244,15 +261,15 @@ class _Gated(Generator):
     @classmethod
     def build(cls, blueprint: Any, spec: Any) -> Any: ...
 
-    def initialize(self, x: torch.Tensor) -> None: ...
+    def initialize(self, x: torch.Tensor, label: torch.Tensor | None = None) -> None: ...
 
-    def encode(self, x: torch.Tensor) -> Any: ...
+    def encode(self, x: torch.Tensor, label: torch.Tensor | None = None) -> Any: ...
 
     def posterior(self, parameters: Any) -> Any: ...
 
     def prior(self) -> Any: ...
 
-    def decode(self, z: torch.Tensor) -> Observation:
+    def decode(self, z: torch.Tensor, label: torch.Tensor | None = None) -> Observation:
         self.gate.entered.set()
         assert self.gate.open.wait(30)
         return self.inner.decode(z)
@@ -310,7 +327,7 @@ def test_draining_finishes_what_was_admitted_and_refuses_the_rest(
 class _Fragile(_Gated):
     """Raises if a tile holds a latent above 2; returns NaN for latents below -2."""
 
-    def decode(self, z: torch.Tensor) -> Observation:
+    def decode(self, z: torch.Tensor, label: torch.Tensor | None = None) -> Observation:
         if (z > 2).any():
             raise RuntimeError("cannot decode this")
         return self.inner.decode(torch.where(z < -2, torch.nan, z))

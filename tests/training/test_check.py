@@ -81,7 +81,7 @@ class Codec(Generator):
     def build(cls, blueprint: Blueprint, spec: Any) -> "Codec":
         return cls()
 
-    def initialize(self, x: Tensor) -> None: ...
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None: ...
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> Posterior:
         mean, log_stddev = self.up(x).chunk(2, -1)

@@ -17,8 +17,7 @@ CPU = torch.device("cpu")
 
 def start(recipe: Recipe, seed: int = 0, rows: int | None = None) -> Loop:
     generator, parts = prepare(recipe, datasets.load(recipe.data), seed)
-    train, validation = torch.from_numpy(parts.train[:rows]), torch.from_numpy(parts.validation)
-    return Loop(generator, train, validation, recipe, seed, CPU)
+    return Loop(generator, replace(parts, train=parts.train[:rows]), recipe, seed, CPU)
 
 
 def overfit(recipe: Recipe, *settings: str) -> Loop:
@@ -73,6 +72,21 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(small):
     assert scored == pytest.approx(best.elbo)
 
 
+def test_the_last_epochs_may_maximise_the_importance_weighted_bound_and_choose_weights_by_it(small):
+    settings = ["epochs=24", "hidden=64", "learning_rate=3e-3", "evaluate_every=4"]
+    plain = start(recipes.override(small, settings))
+    weighted = start(recipes.override(small, [*settings, "importance_epochs=12", "importance_draws=8"]))
+    for loop in (plain, weighted):
+        list(loop.points())
+
+    assert [point.iwae is None for point in weighted.curve] == [True] * 3 + [False] * 3
+    assert weighted.curve[:3] == plain.curve[:3]
+    assert weighted.best_point == max(weighted.curve[3:], key=lambda point: point.iwae)
+    assert all(point.iwae > point.elbo for point in weighted.curve[3:])
+    bounds_of = [score(loop.best, loop._validation, 1, 1, 64).importance.iwae.mean() for loop in (plain, weighted)]
+    assert bounds_of[1] > bounds_of[0]
+
+
 def test_patience_ends_training_early(small):
     loop = overfit(small, "epochs=100", "evaluate_every=5", "patience=2")
 
@@ -122,9 +136,8 @@ def test_one_row_that_overflows_costs_its_steps_and_nothing_else(tmp_path):
         replace(recipes.custom("vae", "gaussian", "unused"), epochs=3), ["hidden=8", "latent_dim=2", "batch_size=10"]
     )
     generator, parts = prepare(recipe, datasets.Dataset("mine", x, None, ""), seed=0)
-    train = torch.from_numpy(parts.train)
-    train[0] = 3e38
-    loop = Loop(generator, train, torch.from_numpy(parts.validation), recipe, 0, CPU)
+    parts.train[0] = 3e38
+    loop = Loop(generator, parts, recipe, 0, CPU)
 
     points = list(loop.points())
 

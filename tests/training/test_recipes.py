@@ -67,7 +67,7 @@ def test_a_setting_that_does_not_fit_is_refused(setting, message):
 
 
 def test_unknown_recipes_families_and_likelihoods_list_the_known_ones():
-    with pytest.raises(InvalidRecipe, match="digits, fashion-mnist-8bit, fashion-mnist-binary"):
+    with pytest.raises(InvalidRecipe, match="digits, digits-labels, fashion-mnist-8bit, fashion-mnist-binary"):
         recipes.recipe("digit")
     with pytest.raises(InvalidRecipe, match=r"ppca.*vae"):
         recipes.custom("gan", "gaussian", "a.npz")
@@ -123,6 +123,8 @@ SETTINGS = {
     "patience": counts | st.just("none"),
     "levels": counts | st.just("none"),
     "ema_decay": st.floats(0, 0.999),
+    "importance_epochs": numbers | st.integers(0, 9),
+    "importance_draws": counts,
     "matmul_precision": st.sampled_from(["highest", "medium"]),
 }
 VAE = {
@@ -133,7 +135,14 @@ VAE = {
     "prior": st.sampled_from(["normal", "vamp"]),
 }
 LADDER = {"blocks": counts, "channels": st.lists(counts, min_size=2, max_size=2).map(lambda c: f"{c[0]},{c[1]}")}
-SPEC_SETTINGS = {"vae": VAE, "ladder": LADDER, "ppca": {"latent_dim": counts}, "mixture": {"components": counts}}
+CVAE = {key: values for key, values in VAE.items() if key != "prior"}
+SPEC_SETTINGS = {
+    "vae": VAE,
+    "cvae": CVAE,
+    "ladder": LADDER,
+    "ppca": {"latent_dim": counts},
+    "mixture": {"components": counts},
+}
 paths = st.sampled_from(["digits", "d/digits.npz", "fashion-mnist-binary.npy", "a b.npz"])
 
 
@@ -143,7 +152,7 @@ def made_by_commands(draw: st.DrawFn) -> Recipe:
         base = recipes.recipe(draw(st.sampled_from(sorted(recipes.RECIPES))))
         base = replace(base, data=draw(st.just(base.data) | paths))
     else:
-        family = draw(st.sampled_from(["vae", "ppca", "mixture"]))
+        family = draw(st.sampled_from(["vae", "cvae", "ppca", "mixture"]))
         base = recipes.custom(family, draw(st.sampled_from(["bernoulli", "discretized_logistic"])), draw(paths))
     kinds = SETTINGS | SPEC_SETTINGS[base.family]
     if base.likelihood == "bernoulli":

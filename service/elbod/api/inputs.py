@@ -46,6 +46,31 @@ def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.
     return latents
 
 
+def check_labels(resident: Resident, label: Array | None, rows: int, *, required: bool) -> NDArray[np.int64] | None:
+    """Class numbers (rows,) from one for all rows or one a row; None where none are given. Raises InvalidInput."""
+    model, names = f"model {resident.name!r}", resident.generator.blueprint.labels
+    if names is None:
+        if label is not None:
+            raise InvalidInput.at("/label", f"{model} is not conditional: it takes no label")
+        return None
+    known = f"{model} has the classes 0 ... {len(names) - 1} ({', '.join(names[:20])}{', ...' if names[20:] else ''})"
+    if label is None:
+        if required:
+            raise InvalidInput.at("/label", f"label is missing: {known}; give one for all rows or one a row")
+        return None
+    if label.dtype.kind not in "iu":
+        raise InvalidInput.at("/label", f"label must be integers, not {label.dtype}: {known}")
+    if label.shape not in ((), (rows,)):
+        raise InvalidInput.at("/label", f"label has shape {list(label.shape)}: one for all or ({rows},) is wanted")
+    labels = np.broadcast_to(label, (rows,)).astype(np.int64)
+    wrong = (labels < 0) | (labels >= len(names))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        place = f"label[{row}]" if label.ndim else "label"
+        raise InvalidInput.at(f"/label/{row}" if label.ndim else "/label", f"{place} is {labels[row]}; {known}")
+    return labels
+
+
 def check_count(name: str, value: int, limit: int) -> None:
     """A count against its limit. Raises InvalidInput."""
     if value > limit:

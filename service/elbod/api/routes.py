@@ -15,11 +15,11 @@ from starlette.concurrency import run_in_threadpool
 
 from elbod.api import schemas, wire
 from elbod.api.images import png_grid
-from elbod.api.inputs import check_count, check_latents, check_rows
+from elbod.api.inputs import check_count, check_labels, check_latents, check_rows
 from elbod.api.problems import invalid_fields
 from elbod.api.service import service_of
 from elbod.engine import reductions
-from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
+from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
 from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
 from elbod.generators.bounds import summarize
@@ -74,7 +74,7 @@ async def sample(request: Request) -> Response:
     """Draw x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
     started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, (*_DATA_TYPES, wire.PNG_TYPE))
-    fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z"))
+    fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z", "label"))
     resident = await service.resident(fields.model)
     limit = service.settings.max_rows
     x = check_rows(resident, arrays["x"], binarize=None, max_rows=limit) if "x" in arrays else None
@@ -85,9 +85,13 @@ async def sample(request: Request) -> Response:
         raise InvalidInput.at("/num_samples", "num_samples is for draws from the prior: z and x give one output a row")
     if z is not None and fields.temperature != 1:
         raise InvalidInput.at("/temperature", "temperature scales the draw of z: it means nothing with a given z")
-    check_count("num_samples", fields.num_samples, limit)
-    given = next((array for array in (x, z) if array is not None), None)
-    rows = fields.num_samples if given is None else len(given)
+    # What has one entry a row says how many rows there are.
+    counted = [array for array in (x, z) if array is not None]
+    if "num_samples" not in fields.model_fields_set:
+        counted += [array for array in (arrays.get("label"),) if array is not None and array.ndim and len(array)]
+    rows = len(counted[0]) if counted else fields.num_samples
+    check_count("num_samples", rows, limit)
+    label = check_labels(resident, arrays.get("label"), rows, required=True)
     job = Job(
         verb=Verb.SAMPLE,
         rows=rows,
@@ -95,6 +99,7 @@ async def sample(request: Request) -> Response:
         first_index=_first_index(fields, rows),
         x=x,
         z=z,
+        label=label,
         temperature=fields.temperature,
         output=fields.output,
     )
@@ -114,9 +119,10 @@ async def encode(request: Request) -> Response:
     """Parameters of q(z|x), optionally with draws."""
     started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, _DATA_TYPES)
-    fields, arrays = await _parse(request, schemas.EncodeRequest, ("x",))
+    fields, arrays = await _parse(request, schemas.EncodeRequest, ("x", "label"))
     resident = await service.resident(fields.model)
     x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=service.settings.max_rows)
+    label = check_labels(resident, arrays.get("label"), len(x), required=True)
     check_count("num_samples", fields.num_samples, service.settings.max_num_samples)
     job = Job(
         verb=Verb.ENCODE,
@@ -124,6 +130,7 @@ async def encode(request: Request) -> Response:
         seed=_seed(fields),
         first_index=_first_index(fields, len(x)),
         x=x,
+        label=label,
         num_samples=fields.num_samples,
         binarize=fields.binarize,
     )
@@ -143,13 +150,17 @@ async def encode(request: Request) -> Response:
 
 @router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
 async def elbo(request: Request) -> Response:
-    """The evidence lower bound of each row, with its parts, its error and tighter bounds."""
+    """The evidence lower bound of each row, with its parts, its error and tighter bounds.
+
+    Given a label, a conditional model bounds log p(x|y); without one log p(x), the marginal over its labels.
+    """
     started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, _DATA_TYPES)
-    fields, arrays = await _parse(request, schemas.ElboRequest, ("x",))
+    fields, arrays = await _parse(request, schemas.ElboRequest, ("x", "label"))
     resident = await service.resident(fields.model)
     settings = service.settings
     x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows)
+    label = check_labels(resident, arrays.get("label"), len(x), required=False)
     if fields.target_standard_error is not None and "num_samples" in fields.model_fields_set:
         raise InvalidInput.at("/num_samples", "num_samples is what target_standard_error decides: give one of them")
     check_count("num_samples", fields.num_samples, settings.max_num_samples)
@@ -160,6 +171,8 @@ async def elbo(request: Request) -> Response:
         seed=_seed(fields),
         first_index=_first_index(fields, len(x)),
         x=x,
+        label=label,
+        marginal_labels=marginal_labels(resident.generator, label),
         num_samples=fields.num_samples if fields.target_standard_error is None else settings.max_num_samples,
         target_standard_error=fields.target_standard_error,
         num_importance_samples=fields.num_importance_samples,
@@ -208,9 +221,9 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
         "measure": likelihood.measure,
         "units": "nats",
         "event_dims": likelihood.event_dims,
-        "kl_estimator": resident.generator.kl_estimator,
+        "kl_estimator": "monte_carlo" if job.marginal_labels else resident.generator.kl_estimator,
         "gap_kind": "exact" if exact else "lower" if job.num_importance_samples else None,
-        "conditional_on": None,
+        "conditional_on": None if job.label is None else "label",
         "num_importance_samples": job.num_importance_samples,
         **_reference(job, resident),
     }
@@ -224,12 +237,12 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
 
 def _reference(job: Job, resident: Resident) -> dict[str, Any]:
     """What quantile and typicality compare with, or why they are null."""
-    used = resident.calibration.get(reductions.calibration_samples(job, resident))
+    used = reductions.calibration(job, resident)
     if used is not None:
         return {"reference_num_samples": used.num_samples, "reference_size": len(used.scores), "reference_reason": None}
     reason = (
         "the model was published without calibration scores"
-        if not resident.calibration
+        if not (resident.calibration if job.label is None else resident.given_label)
         else f"the model was calibrated with binarization {resident.manifest.binarization}, not {job.binarize}"
     )
     return {"reference_num_samples": None, "reference_size": None, "reference_reason": reason}

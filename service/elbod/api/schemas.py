@@ -25,7 +25,7 @@ _ARRAY_SCHEMA = {
 ArrayField = Annotated[Any, WithJsonSchema(_ARRAY_SCHEMA)]
 NullableArray = Annotated[Any, WithJsonSchema({"anyOf": [*_ARRAY_SCHEMA["anyOf"], {"type": "null"}]})]
 
-REQUEST_ARRAYS = ("x", "z")
+REQUEST_ARRAYS = ("x", "z", "label")
 
 
 class Request(BaseModel):
@@ -82,6 +82,10 @@ def with_arrays(request: type[Request], **arrays: str) -> dict[str, Any]:
     schema = request.model_json_schema()
     for name, description in arrays.items():
         schema["properties"][name] = {**_ARRAY_SCHEMA, "description": description}
+    schema["properties"]["label"] = {
+        "anyOf": [{"type": "integer", "minimum": 0}, *_ARRAY_SCHEMA["anyOf"]],
+        "description": "class number of a conditional model: one for all rows, or (n,)",
+    }
     return schema
 
 
@@ -157,7 +161,9 @@ class ElboResponse(_Response):
     event_dims: int
     kl_estimator: Literal["closed_form", "monte_carlo", "conditional"]
     gap_kind: Literal["lower", "exact"] | None
-    conditional_on: None
+    conditional_on: Literal["label"] | None = Field(
+        description="label: the score bounds log p(x|y) and may not be compared with log p(x)"
+    )
     num_samples: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, *_ARRAY_SCHEMA["anyOf"]]})] = Field(
         description="S; per row (n,) with target_standard_error"
     )

@@ -32,6 +32,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _SAFETENSORS_NAMES = {"U8": "uint8", "I64": "int64", "F32": "float32", "F64": "float64"}
 # Booleans are written and never read: no request has any.
 _SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()} | {np.dtype(np.bool_): "BOOL"}
+# Arrays that may be one number.
+_SCALARS = ("label",)
 _MAX_HEADER = 1024**2
 _MAX_DIMENSIONS = 64  # numpy's own
 
@@ -66,7 +68,7 @@ def _from_lists(name: str, value: object) -> Array:
         array = np.stack(rows) if rows else np.asarray(value)
     except ValueError as error:
         raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
-    if array.dtype.kind not in "iuf" or array.ndim == 0:
+    if array.dtype.kind not in "iuf" or (array.ndim == 0 and name not in _SCALARS):
         raise InvalidInput.at(f"/{name}", f"{name} must be nested lists of numbers, without null, text or booleans")
     if array.dtype.kind == "u" or array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)

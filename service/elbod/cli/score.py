@@ -22,6 +22,10 @@ def score(
         bool, typer.Option("--against-flips", help="How well each score tells the rows from their mirror images.")
     ] = False,
     binarize: Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")] = None,
+    given_labels: Annotated[
+        bool,
+        typer.Option("--given-labels", help="Score log p(x|y) with the data's labels, not their marginal log p(x)."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Row i has example index i under it.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Every row's scores: .csv, .jsonl, .npz or .parquet.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -46,9 +50,10 @@ def score(
     import numpy as np
 
     from elbod.api.inputs import check_count, check_rows
-    from elbod.cli.scoring import Session, print_report
+    from elbod.cli.scoring import Session, labels_of, print_report
     from elbod.engine import comparison
-    from elbod.engine.jobs import Array, Job, Verb
+    from elbod.engine.jobs import Array, Job, Verb, marginal_labels
+    from elbod.engine.loading import Resident
     from elbod.errors import StartupError
     from elbod.training.held_out import rows_to_score
 
@@ -60,22 +65,25 @@ def score(
         x = check_rows(resident, found.x[:rows], binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
         if against_flips and x.ndim < 3:
             raise StartupError(f"--against-flips needs images: rows of {resident} have shape {x.shape[1:]}")
+        label = labels_of(found, resident, rows) if given_labels else None
         rival = session.load(against) if against is not None else None
         if rival is not None:
-            comparison.check_comparable(resident.manifest, rival.manifest)
+            comparison.check_comparable(resident.manifest, rival.manifest, given_labels=given_labels)
 
-        def job(x: Array) -> Job:
+        def job(x: Array, scorer: Resident) -> Job:
             return Job(
                 verb=Verb.ELBO,
                 rows=len(x),
                 seed=seed,
                 x=x,
+                label=label,
+                marginal_labels=marginal_labels(scorer.generator, label),
                 num_samples=num_samples,
                 num_importance_samples=importance_samples,
                 binarize=binarize,  # type: ignore[arg-type]
             )
 
-        columns = session.score(job(x), resident, f"scoring {resident}")
+        columns = session.score(job(x, resident), resident, f"scoring {resident}")
         report: dict[str, Any] = {
             "model": str(resident),
             "digest": resident.digest,
@@ -84,22 +92,22 @@ def score(
             "rows": found.origin + ("" if rows is None else f", the first {len(x):,}"),
             "seed": seed,
             "num_samples": num_samples,
+            "conditional_on": "label" if given_labels else None,
             **comparison.overview(columns, resident.generator.likelihood, importance_samples),
         }
         if rival is not None:
-            theirs = session.score(job(x), rival, f"scoring {rival}")
+            theirs = session.score(job(x, rival), rival, f"scoring {rival}")
             report["against"] = {"model": str(rival)} | {
                 name: comparison.paired_difference(columns[name], theirs[name])
                 for name in ("elbo", "iwae")
                 if name in columns
             }
         if against_flips:
-            report["flips"] = {
-                name: comparison.outlier_report(
-                    columns, session.score(job(np.ascontiguousarray(np.flip(x, axis))), resident, f"{name} flips")
-                )
-                for name, axis in (("horizontal", -1), ("vertical", -2))
-            }
+            report["flips"] = {}
+            for name, axis in (("horizontal", -1), ("vertical", -2)):
+                flipped = np.ascontiguousarray(np.flip(x, axis))
+                altered = session.score(job(flipped, resident), resident, f"{name} flips")
+                report["flips"][name] = comparison.outlier_report(columns, altered)
     if output is not None:
         write_table(output, columns)
     if as_json:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -15,7 +17,9 @@ from elbod.engine.bulk import Bulk, open_bulk
 from elbod.engine.jobs import Array, Job
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
+from elbod.errors import StartupError
 from elbod.settings import Settings
+from elbod.training.held_out import Rows
 from elbod_store import ModelStore
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -54,6 +58,15 @@ class Session:
             return self.bulk.score(job, resident, lambda rows: bar.advance(task, rows))
 
 
+def labels_of(found: Rows, resident: Resident, rows: int | None) -> NDArray[np.int64]:
+    """Class numbers of the first rows. Raises StartupError where there are none to give."""
+    if not resident.generator.conditional:
+        raise StartupError(f"--given-labels: {resident} is not conditional on labels")
+    if found.label is None:
+        raise StartupError(f"--given-labels: {found.origin} have no labels")
+    return found.label[:rows]
+
+
 class _Lines:
     """A plain line every ten seconds and at the end."""
 
@@ -82,7 +95,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{report['model']}: {report['rows']}"
+    yield f"{report['model']}: {report['rows']}" + (", given their labels" if report["conditional_on"] else "")
     yield _bound(f"ELBO, S = {report['num_samples']}", report, "elbo", "", "bits_per_dim")
     if report["monte_carlo_standard_error"] is not None:
         yield f"  {'Monte-Carlo error':<20}{report['monte_carlo_standard_error']:12.2f}"

@@ -40,12 +40,13 @@ class Bulk:
     def _run(self, job: Job, resident: Resident) -> Iterator[tuple[int, Result]]:
         assert job.x is not None
         row_bytes = job.x[0].nbytes
-        step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // max(1, job.draws), _JOB_BYTES // row_bytes))
+        step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // (job.copies * max(1, job.draws)), _JOB_BYTES // row_bytes))
         waiting: deque[tuple[int, Future[Result]]] = deque()
         try:
             for number, start in enumerate(range(0, job.rows, step)):
                 x = job.x[start : start + step]
-                part = replace(job, rows=len(x), first_index=job.first_index + start, x=x)
+                label = None if job.label is None else job.label[start : start + step]
+                part = replace(job, rows=len(x), first_index=job.first_index + start, x=x, label=label)
                 if len(waiting) == _JOBS_AN_ENGINE * len(self.engines):
                     rows, future = waiting.popleft()
                     yield rows, future.result()

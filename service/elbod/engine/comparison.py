@@ -63,8 +63,9 @@ def overview(columns: Columns, likelihood: Likelihood, num_importance_samples: i
     return found
 
 
-def check_comparable(ours: Manifest, theirs: Manifest) -> None:
-    """Scores are compared between models of the same events, levels, measure, support and binarization.
+def check_comparable(ours: Manifest, theirs: Manifest, *, given_labels: bool = False) -> None:
+    """Scores are compared between models of the same events, levels, measure, support and binarization, and those
+    given labels between models of the same labels.
 
     Raises InvalidInput.
     """
@@ -74,6 +75,7 @@ def check_comparable(ours: Manifest, theirs: Manifest) -> None:
         ("binarization", ours.binarization, theirs.binarization),
         ("the measure", LIKELIHOODS[ours.likelihood].measure, LIKELIHOODS[theirs.likelihood].measure),
         ("the support", _density_support(ours), _density_support(theirs)),
+        *([("labels", ours.labels, theirs.labels)] if given_labels else []),
     ):
         if mine != other:
             raise InvalidInput.at(

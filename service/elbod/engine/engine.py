@@ -209,9 +209,10 @@ class Engine:
             task.started = task.started or time.monotonic()
         if tile.stage is Stage.ENCODE:
             x = np.zeros((tile.size, *resident.generator.event_shape), row_dtype(resident.generator))
+            label = np.zeros(tile.size, np.int64)
             for key, at in _places(tile):
-                tasks[key].fill_rows(x[at])
-            return self._runner.encode(resident.generator, x)
+                tasks[key].fill_rows(x[at], label[at])
+            return self._runner.encode(resident.generator, x, label)
         inputs = DrawInputs.zeros(resident.generator, tile.size)
         for key, at in _places(tile):
             tasks[key].fill_draws(inputs, at)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from elbod.generators.base import Generator
+
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Binarize = Literal["threshold", "stochastic"]
@@ -28,7 +30,9 @@ class Job:
 
     With a `target_standard_error`, each row has the S that its pilot asks for, and `num_samples` is the most that it
     may get. `x` is (rows, *event_shape) in data units and within the support (or within [0, 1] with `binarize`); `z` is
-    (rows, latent_dim) float32. `num_samples` is S of /elbo, or the draws a row of /encode.
+    (rows, latent_dim) float32; `label` (rows,) int64, for conditional models. Where `marginal_labels` is C > 0 the
+    score is that of log p(x), and every row is worked once for each of C labels. `num_samples` is S of /elbo, or the
+    draws a row of /encode.
     """
 
     verb: Verb
@@ -37,6 +41,8 @@ class Job:
     first_index: int = 0
     x: Array | None = None
     z: Array | None = None
+    label: NDArray[np.int64] | None = None
+    marginal_labels: int = 0
     num_samples: int = 1
     num_importance_samples: int = 0
     target_standard_error: float | None = None
@@ -51,10 +57,20 @@ class Job:
         return 1 if self.verb is Verb.SAMPLE else max(self.num_samples, self.num_importance_samples)
 
     @property
+    def copies(self) -> int:
+        """How often each row is worked: once for each label that is marginalised over."""
+        return max(1, self.marginal_labels)
+
+    @property
     def row_draws(self) -> int:
         """The job's size in the unit that the queue is bounded by: the most that it may take."""
         pilot = 0 if self.target_standard_error is None else PILOT_DRAWS
-        return self.rows * max(1, self.draws + pilot)
+        return self.rows * self.copies * max(1, self.draws + pilot)
+
+
+def marginal_labels(generator: Generator, label: Array | None) -> int:
+    """`Job.marginal_labels` of a score: a conditional model without given labels is marginalised over all of them."""
+    return len(generator.blueprint.labels or ()) if label is None else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from elbod.engine.selftest import proved_sizes
 from elbod.errors import ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
-from elbod.generators.checkpoint import InvalidCheckpoint
+from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class Calibration:
 class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or the widest one if it proved none.
 
-    `calibration` has one entry for each S that the worker scored; what begins with `posterior_` describes
-    q(z|x) beyond its row-wise parameters, which take `row_bytes` a row.
+    `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
+    entry for each S that the worker scored; what begins with `posterior_` describes q(z|x) beyond its row-wise
+    parameters, which take `row_bytes` a row.
     """
 
     manifest: Manifest
@@ -54,6 +55,7 @@ class Resident:
     posterior_closed_form: bool
     posterior_shared: dict[str, Array]
     calibration: dict[int, Calibration]
+    given_label: dict[int, Calibration]
     nbytes: int
     row_bytes: int
 
@@ -88,7 +90,9 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     if manifest.reference is not None:
         _check_reference(store.read(manifest.reference), generator, runner, sizes[-1], manifest)
     with torch.inference_mode():
-        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=runner.device))
+        label = torch.zeros(1, dtype=torch.int64, device=runner.device) if generator.conditional else None
+        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=runner.device), label)
+    calibration = _calibration(store, manifest)
     resident = Resident(
         manifest=manifest,
         generator=generator,
@@ -98,7 +102,8 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         posterior_family=posterior.family,
         posterior_closed_form=posterior.closed_form,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
-        calibration=_calibration(store, manifest),
+        calibration=calibration[MARGINAL],
+        given_label=calibration[GIVEN_LABEL],
         nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
     )
@@ -108,13 +113,15 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     return resident
 
 
-def _calibration(store: ModelStore, manifest: Manifest) -> dict[int, Calibration]:
+def _calibration(store: ModelStore, manifest: Manifest) -> dict[str, dict[int, Calibration]]:
+    """By kind of score and number of draws."""
+    found: dict[str, dict[int, Calibration]] = {MARGINAL: {}, GIVEN_LABEL: {}}
     if manifest.calibration is None:
-        return {}
-    found = {}
+        return found
     try:
         for name, scores in load_safetensors(store.read(manifest.calibration)).items():
-            samples = int(name.removeprefix("elbo_"))
+            kind = GIVEN_LABEL if name.startswith(GIVEN_LABEL) else MARGINAL
+            samples = int(name.removeprefix(f"{kind}_"))
             if (
                 scores.dtype != np.float64
                 or scores.ndim != 1
@@ -122,7 +129,7 @@ def _calibration(store: ModelStore, manifest: Manifest) -> dict[int, Calibration
                 or not np.isfinite(scores).all()
             ):
                 raise ValueError(f"{name} must be ascending finite float64 scores")
-            found[samples] = Calibration(samples, scores)
+            found[kind][samples] = Calibration(samples, scores)
     except (SafetensorError, ValueError) as error:
         name = f"{manifest.name}@{manifest.version}"
         raise ModelFailure(f"the calibration scores of {name} cannot be read: {error}") from error
@@ -164,8 +171,10 @@ def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int
     count = min(len(x), size)
     inputs = DrawInputs.zeros(generator, size)
     inputs.x[:count] = x[:count]
+    if "label" in tensors:
+        inputs.label[:count] = tensors["label"][:count]
     inputs.source[:count] = Source.POSTERIOR
-    encoded = runner.encode(generator, inputs.x)
+    encoded = runner.encode(generator, inputs.x, inputs.label)
     inputs.parameters = {
         name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)
     }

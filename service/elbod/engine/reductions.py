@@ -1,16 +1,25 @@
 """From a chunk's draws to one number a row: pure functions of arrays."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job
-from elbod.engine.loading import Resident
+from elbod.engine.loading import Calibration, Resident
 from elbod.engine.runner import PARAMETER, Outputs
 from elbod.generators.base import Generator
-from elbod.generators.bounds import Elbo, PriorTerms, bits_per_dim, elbo, importance_weighted, rank
+from elbod.generators.bounds import (
+    Elbo,
+    Floats,
+    LabelDraws,
+    PriorTerms,
+    bits_per_dim,
+    elbo,
+    importance_weighted,
+    rank,
+)
 
 Counts = NDArray[np.int64]
 
@@ -40,29 +49,33 @@ def encode_columns(chunk: Outputs, draws: int, *, described: bool) -> Outputs:
     return columns
 
 
-def needed_samples(chunk: Outputs, target: float, most: int) -> Counts:
-    """S of each row for a standard error of `target`: max(64, 1.3 s0^2/target^2), at most `most`.
+def needed_samples(chunk: Outputs, target: float, job: Job, resident: Resident) -> Counts:
+    """S of each row for a standard error of `target`: max(64, 1.3 s0^2/target^2), at most `job.num_samples`.
 
     s0 is the standard deviation of r - k in the pilot's own draws. The draws that are averaged are fresh ones:
     stopping on those that are averaged would bias the bound up.
     """
-    per_draw = {name: _by_row(chunk[name], PILOT_DRAWS) for name in chunk if name in _PER_DRAW}
-    terms = _prior_terms({**chunk, **per_draw}, PILOT_DRAWS)
-    variance = (per_draw["reconstruction"] - terms.kl).var(axis=1, ddof=1)
+    most = job.num_samples
+    reconstruction, terms = _sampled(_chunk(chunk, PILOT_DRAWS, job, resident), PILOT_DRAWS)
+    variance = (reconstruction - terms.kl).var(axis=1, ddof=1)
     wanted = np.ceil(np.minimum(_PILOT_MARGIN * variance / target**2, most))
     counts: Counts = np.minimum(np.maximum(wanted, PILOT_DRAWS), most).astype(np.int64)
     return counts
 
 
 def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resident: Resident) -> Outputs:
-    """The bound's columns of a chunk; row i has draws[i] contiguous draws, of which samples[i] make its ELBO."""
+    """The bound's columns of a chunk; row i has draws[i] contiguous draws, of which samples[i] make its ELBO.
+
+    Under a marginal over C labels a row has C items, one after the other, of draws[i] each.
+    """
     if (draws == draws[0]).all() and (samples == samples[0]).all():
         return _even_columns(chunk, int(samples[0]), int(draws[0]), job, resident)
-    ends = np.cumsum(draws)
+    copies = job.copies
+    ends = np.cumsum(draws * copies)
     rows = []
     for i, (end, count) in enumerate(zip(ends, draws, strict=True)):
         row = {
-            name: values[end - count : end] if name in _PER_DRAW else values[i : i + 1]
+            name: values[end - count * copies : end] if name in _PER_DRAW else values[i * copies : (i + 1) * copies]
             for name, values in chunk.items()
         }
         rows.append(_even_columns(row, int(samples[i]), int(count), job, resident))
@@ -73,10 +86,42 @@ def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resid
 _PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z", "z")
 
 
-def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
+@dataclass(frozen=True)
+class _Chunk:
+    """Columns of n rows with equally many draws: `row` has (n, ...) a column and `draw` (n, draws).
+
+    Under a marginal over C labels they have (n C, ...) and (n, C, draws), and `labels` knows how to average them.
+    """
+
+    row: Outputs
+    draw: Outputs
+    labels: LabelDraws | None
+
+    @property
+    def log_weights(self) -> Floats:
+        """(n, draws)."""
+        if self.labels is not None:
+            return self.labels.marginal_log_weights()
+        weights: Floats = self.draw["reconstruction"] + self.draw["log_prior_z"] - self.draw["log_q_z"]
+        return weights
+
+
+def _chunk(columns: Outputs, draws: int, job: Job, resident: Resident) -> _Chunk:
+    shape = (job.marginal_labels, draws) if job.marginal_labels else (draws,)
+    row = {name: values for name, values in columns.items() if name not in _PER_DRAW}
+    draw = {name: columns[name].reshape(-1, *shape) for name in columns.keys() & set(_PER_DRAW) - {"z"}}
+    labels = None
+    if job.marginal_labels:
+        log_prob = resident.generator.label_log_prob()
+        assert log_prob is not None
+        terms = (draw[name] for name in ("reconstruction", "log_prior_z", "log_q_z"))
+        labels = LabelDraws(log_prob.cpu().numpy(), *terms)
+    return _Chunk(row, draw, labels)
+
+
+def _even_columns(outputs: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
     likelihood = resident.generator.likelihood
-    chunk = {name: _by_row(values, draws) if name in _PER_DRAW else values for name, values in chunk.items()}
-    reconstruction = chunk["reconstruction"]
+    chunk = _chunk(outputs, draws, job, resident)
     bound = _bound(chunk, samples)
     columns: dict[str, Array] = {
         "elbo": bound.elbo,
@@ -89,8 +134,7 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
     if likelihood.measure == "pmf":
         columns["bits_per_dim"] = bits_per_dim(bound.elbo, likelihood.event_dims)
     if job.num_importance_samples:
-        log_weights = reconstruction + chunk["log_prior_z"] - chunk["log_q_z"]
-        weighted = importance_weighted(log_weights[:, : job.num_importance_samples])
+        weighted = importance_weighted(chunk.log_weights[:, : job.num_importance_samples])
         columns |= {
             "iwae": weighted.iwae,
             "iwae_standard_error": weighted.iwae_standard_error,
@@ -99,44 +143,58 @@ def _even_columns(chunk: Outputs, samples: int, draws: int, job: Job, resident: 
             "gap": weighted.gap,
             "gap_standard_error": weighted.gap_standard_error,
         }
-    if "log_evidence" in chunk:
-        columns["log_evidence"] = chunk["log_evidence"]
-        columns["gap"] = chunk["log_evidence"] - bound.elbo
+    if "log_evidence" in chunk.row:
+        columns["log_evidence"] = chunk.row["log_evidence"]
+        columns["gap"] = chunk.row["log_evidence"] - bound.elbo
         columns["gap_standard_error"] = bound.standard_error
-    if (reference := resident.calibration.get(calibration_samples(job, resident))) is not None:
+    if (reference := calibration(job, resident)) is not None:
         same = reference.num_samples
         columns["quantile"], columns["typicality"] = rank(_bound(chunk, same).elbo, reference.scores)
     if job.target_standard_error is not None:
         columns["num_samples"] = np.full(len(bound.elbo), samples)
         columns["target_met"] = bound.standard_error <= job.target_standard_error
     if job.reconstruction_map:
-        columns["reconstruction_map"] = chunk["reconstruction_map"]
+        columns["reconstruction_map"] = _map(chunk, samples)
     return columns
 
 
-def _bound(chunk: Mapping[str, Array], samples: int) -> Elbo:
+def _map(chunk: _Chunk, samples: int) -> Array:
+    """E_q[log p(x_i|z)] (n, *event_shape), under a marginal also the mean over p(y|x) of what each label gives."""
+    found = chunk.row["reconstruction_map"]
+    if chunk.labels is None:
+        return found
+    rho = chunk.labels.first(samples).posterior()
+    by_label = found.reshape(*rho.shape, *found.shape[1:])
+    averaged: Array = (rho.reshape(*rho.shape, *[1] * (found.ndim - 1)) * by_label).sum(axis=1)
+    return averaged
+
+
+def _bound(chunk: _Chunk, samples: int) -> Elbo:
     """The ELBO of the first draws; where nothing has to be drawn, its error is zero."""
-    terms = _prior_terms(chunk, samples)
-    if "expected_reconstruction" in chunk:
-        exact = elbo(chunk["expected_reconstruction"][:, None], terms)
+    if chunk.labels is None and "expected_reconstruction" in chunk.row:
+        exact = elbo(chunk.row["expected_reconstruction"][:, None], _prior_terms(chunk.row | chunk.draw, samples))
         return replace(exact, standard_error=np.zeros_like(exact.elbo))
-    return elbo(chunk["reconstruction"][:, :samples], terms)
+    return elbo(*_sampled(chunk, samples))
 
 
-def calibration_samples(job: Job, resident: Resident) -> int:
-    """The S' of the calibration scores that a job's bounds are compared with: the largest stored S' <= S, or 0.
+def _sampled(chunk: _Chunk, samples: int) -> tuple[Floats, PriorTerms]:
+    """log p(x|z_s) (n, S) of the first draws, and the terms beside it."""
+    if chunk.labels is not None:
+        return chunk.labels.first(samples).marginal()
+    return chunk.draw["reconstruction"][:, :samples], _prior_terms(chunk.row | chunk.draw, samples)
 
-    Zero, too, where the job's rows become binary in another way than the model's did.
+
+def calibration(job: Job, resident: Resident) -> Calibration | None:
+    """The calibration scores that a job's bounds are compared with: of the largest stored S' <= S, if there are any.
+
+    None, too, where the job's rows become binary in another way than the model's did.
     """
     if job.binarize not in (None, resident.manifest.binarization):
-        return 0
+        return None
     # With a target every row has at least the pilot's number of draws; all rows are compared alike.
     samples = job.num_samples if job.target_standard_error is None else min(PILOT_DRAWS, job.num_samples)
-    return max((s for s in resident.calibration if s <= samples), default=0)
-
-
-def _by_row(values: Array, draws: int) -> Array:
-    return values.reshape(-1, draws, *values.shape[1:])
+    stored = resident.calibration if job.label is None else resident.given_label
+    return stored.get(max((s for s in stored if s <= samples), default=0))
 
 
 def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:
@@ -154,7 +212,7 @@ def work_bytes(job: Job, generator: Generator, chunk: int) -> int:
     event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
     given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
     drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
-    mapped = (job.rows + min(job.rows, chunk)) * event_dims * 8 if job.reconstruction_map else 0
+    mapped = (job.rows + min(job.rows * job.copies, chunk)) * event_dims * 8 if job.reconstruction_map else 0
     columns = job.rows * 512
     samples = job.rows * event_dims * 8 if job.verb == "sample" else 0
     return given + drawn + mapped + columns + samples + min(job.row_draws, chunk) * (latent_dim * 8 + 64)

@@ -50,6 +50,7 @@ class DrawInputs:
     temperature: NDArray[np.float32]
     z: NDArray[np.float32]
     x: Array
+    label: NDArray[np.int64]
     sampled: NDArray[np.bool_]
     parameters: dict[str, Array] = field(default_factory=dict)
     wants: set[str] = field(default_factory=set)
@@ -64,6 +65,7 @@ class DrawInputs:
             temperature=np.zeros(size, np.float32),
             z=np.zeros((size, generator.latent_dim), np.float32),
             x=np.zeros((size, *generator.event_shape), row_dtype(generator)),
+            label=np.zeros(size, np.int64),
             sampled=np.zeros(size, np.bool_),
         )
 
@@ -99,11 +101,14 @@ class Runner:
         torch.backends.cudnn.benchmark = False
         return cls(device)
 
-    def encode(self, generator: Generator, x: Array) -> Outputs:
-        """q(z|x) of a tile of rows, with its closed-form terms against the prior where there are any, nats."""
+    def encode(self, generator: Generator, x: Array, label: NDArray[np.int64]) -> Outputs:
+        """q(z|x) of a tile of rows, with its closed-form terms against the prior where there are any, nats.
+
+        Labels (tile,) are read by conditional models only.
+        """
         with torch.inference_mode():
             rows = self._tensor(x)
-            posterior = generator.encode(rows)
+            posterior = generator.encode(rows, self._label(generator, label))
             exact, prior = posterior.double(), generator.prior()
             outputs = {PARAMETER + name: value for name, value in posterior.parameters.items()}
             if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
@@ -136,7 +141,7 @@ class Runner:
                     given = terms.conditional
                     outputs |= {"kl_z": given.kl, "expected_log_prior_z": given.log_prior, "entropy_z": given.entropy}
             if inputs.wants & {"score", "map", "sample", "mean"}:
-                observation = generator.decode(z).double()
+                observation = generator.decode(z, self._label(generator, inputs.label)).double()
                 if inputs.wants & {"score", "map"}:
                     elements = observation.log_prob(self._tensor(inputs.x))
                     outputs["reconstruction"] = elements.flatten(1).sum(-1)
@@ -175,6 +180,9 @@ class Runner:
         u = np.full((len(inputs.sampled), generator.likelihood.event_dims), 0.5)
         u[inputs.sampled] = uniforms(inputs.keys(inputs.sampled), Stream.OBSERVATION, u.shape[1])
         return self._tensor(u.reshape(-1, *generator.event_shape))
+
+    def _label(self, generator: Generator, label: NDArray[np.int64]) -> Tensor | None:
+        return self._tensor(label) if generator.conditional else None
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)

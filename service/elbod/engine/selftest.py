@@ -49,6 +49,7 @@ def _rows(runner: Runner, generator: Generator, count: int) -> DrawInputs:
     inputs.source[:] = Source.PRIOR
     inputs.seed[:], inputs.index[:], inputs.temperature[:] = _SEED, np.arange(count), 1
     inputs.sampled[:] = True
+    inputs.label[:] = np.arange(count) % max(1, len(generator.blueprint.labels or ()))
     inputs.wants = {"sample"}
     x = runner.draw(generator, inputs)["sample"].astype(row_dtype(generator))
     return replace(inputs, x=x, wants={"weights", "map", "sample", "mean"})
@@ -58,9 +59,9 @@ def _run(runner: Runner, generator: Generator, rows: DrawInputs, order: Order, s
     """Both stages on `rows[order]`, padded to `size`; odd rows draw from the posterior, even ones from the prior."""
     count = len(order)
     inputs = DrawInputs.zeros(generator, size)
-    for name in ("seed", "index", "temperature", "sampled", "x"):
+    for name in ("seed", "index", "temperature", "sampled", "x", "label"):
         getattr(inputs, name)[:count] = getattr(rows, name)[order]
-    encoded = runner.encode(generator, inputs.x)
+    encoded = runner.encode(generator, inputs.x, inputs.label)
     inputs.source[:count] = np.where(order % 2 == 1, Source.POSTERIOR, Source.PRIOR)
     inputs.draw[:count] = order
     inputs.wants = rows.wants

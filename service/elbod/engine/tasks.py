@@ -32,7 +32,8 @@ class Task:
         self.admitted = time.monotonic()
         self.started: float | None = None
         self._encodes = job.x is not None
-        self._samples_kl = resident.generator.kl_estimator != "closed_form"
+        # Under a marginal over labels closed-form terms would bias the bound up.
+        self._samples_kl = resident.generator.kl_estimator != "closed_form" or job.marginal_labels > 0
         self._kept = _KEPT[job.verb] | {job.output}
         self._results: Outputs = {}
         self._begin(0)
@@ -41,8 +42,11 @@ class Task:
         job = self.job
         self._first = first_row
         piloted = job.target_standard_error is not None
-        rows = CHUNK // max(1, PILOT_DRAWS if piloted else job.draws)
-        self._rows = min(job.rows - first_row, max(1, min(rows, CHUNK_BYTES // self.resident.row_bytes)))
+        rows = CHUNK // job.copies // max(1, PILOT_DRAWS if piloted else job.draws)
+        row_bytes = self.resident.row_bytes * job.copies
+        self._rows = min(job.rows - first_row, max(1, min(rows, CHUNK_BYTES // row_bytes)))
+        # A row under each of the labels that are marginalised over is an item; items of a row are contiguous.
+        self._items = self._rows * job.copies
         self._encoded = 0
         self._encodings: Outputs = {}
         self._x = self._binarized() if job.x is not None else None
@@ -51,12 +55,13 @@ class Task:
 
     def _begin_draws(self, draws: Counts, *, pilot: bool) -> None:
         self._pilot = pilot
-        self._draws, self._ends = draws, np.cumsum(draws)
+        self._draws, self._item_draws = draws, np.repeat(draws, self.job.copies)
+        self._ends = np.cumsum(self._item_draws)
         self._drawn = 0
         self._drawings: Outputs = {}
         # Summed draw by draw, since a map a draw would not fit into memory.
         shape = (
-            (self._rows, *self.resident.generator.event_shape) if self.job.reconstruction_map and not pilot else (0,)
+            (self._items, *self.resident.generator.event_shape) if self.job.reconstruction_map and not pilot else (0,)
         )
         self._map = np.zeros(shape)
 
@@ -77,22 +82,34 @@ class Task:
 
     @property
     def stage(self) -> Stage:
-        return Stage.ENCODE if self._encodes and self._encoded < self._rows else Stage.DRAW
+        return Stage.ENCODE if self._encodes and self._encoded < self._items else Stage.DRAW
 
     @property
     def units(self) -> int:
         """Units left in the present stage of the present chunk."""
-        return self._rows - self._encoded if self.stage is Stage.ENCODE else int(self._ends[-1]) - self._drawn
+        return self._items - self._encoded if self.stage is Stage.ENCODE else int(self._ends[-1]) - self._drawn
 
-    def fill_rows(self, x: Array) -> None:
+    def fill_rows(self, x: Array, label: NDArray[np.int64]) -> None:
         """The next len(x) rows to encode."""
         assert self._x is not None
-        x[:] = self._x[self._encoded : self._encoded + len(x)]
+        items = np.arange(self._encoded, self._encoded + len(x))
+        x[:] = self._x[items // self.job.copies]
+        label[:] = self._labels(items)
+
+    def _labels(self, items: Counts) -> Counts:
+        """Zeros where there are none."""
+        job = self.job
+        if job.label is None:
+            return items % job.copies
+        given: Counts = job.label[self._first + items]
+        return given
 
     def fill_draws(self, inputs: DrawInputs, at: slice) -> None:
         """The next units to draw, into places `at` of a tile."""
         job = self.job
-        rows, draws = self._units(at.stop - at.start)
+        items, draws = self._units(at.stop - at.start)
+        rows = items // job.copies
+        inputs.label[at] = self._labels(items)
         inputs.seed[at] = job.seed
         inputs.index[at] = self._index(rows)
         inputs.draw[at] = draws
@@ -110,7 +127,7 @@ class Task:
                     if key not in inputs.parameters:
                         # Ones, not zeros: padding must be a proper distribution too.
                         inputs.parameters[key] = np.ones((len(inputs.seed), *values.shape[1:]), values.dtype)
-                    inputs.parameters[key][at] = values[rows]
+                    inputs.parameters[key][at] = values[items]
         if job.verb is Verb.ELBO:
             assert self._x is not None
             inputs.x[at] = self._x[rows]
@@ -124,23 +141,23 @@ class Task:
             inputs.sampled[at] = job.output == "sample"
 
     def _units(self, count: int) -> tuple[Counts, Counts]:
-        """(row of the chunk, draw) of the next units."""
+        """(item of the chunk, draw) of the next units."""
         units = np.arange(self._drawn, self._drawn + count)
-        rows = np.searchsorted(self._ends, units, side="right")
-        return rows, units - (self._ends - self._draws)[rows]
+        items = np.searchsorted(self._ends, units, side="right")
+        return items, units - (self._ends - self._item_draws)[items]
 
     def accept(self, stage: Stage, outputs: Mapping[str, Array], at: slice) -> bool:
         """Take the outputs at places `at` of a tile; True when the job is finished."""
         count = at.stop - at.start
         if stage is Stage.ENCODE:
-            self._keep(self._encodings, outputs, at, self._encoded, self._rows)
+            self._keep(self._encodings, outputs, at, self._encoded, self._items)
             self._encoded += count
         else:
             self._keep(self._drawings, outputs, at, self._drawn, int(self._ends[-1]))
             if len(self._map):
-                rows, draws = self._units(count)
-                counted = draws < self._samples[rows]
-                np.add.at(self._map, rows[counted], outputs["reconstruction_map"][at][counted])
+                items, draws = self._units(count)
+                counted = draws < self._samples[items // self.job.copies]
+                np.add.at(self._map, items[counted], outputs["reconstruction_map"][at][counted])
             self._drawn += count
         if self.units:
             return False
@@ -165,7 +182,7 @@ class Task:
     def _end_pilot(self) -> None:
         target = self.job.target_standard_error
         assert target is not None
-        self._samples = needed_samples(self._encodings | self._drawings, target, self.job.num_samples)
+        self._samples = needed_samples(self._encodings | self._drawings, target, self.job, self.resident)
         self._begin_draws(np.maximum(self._samples, self.job.num_importance_samples), pilot=False)
 
     def _reduce(self) -> None:
@@ -177,7 +194,7 @@ class Task:
             reduced = encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
         else:
             if len(self._map):
-                counts = self._samples.reshape(-1, *[1] * (self._map.ndim - 1))
+                counts = np.repeat(self._samples, job.copies).reshape(-1, *[1] * (self._map.ndim - 1))
                 chunk["reconstruction_map"] = self._map / counts
             reduced = elbo_columns(chunk, self._samples, self._draws, job, self.resident)
         rows = slice(self._first, self._first + self._rows)

@@ -1,5 +1,6 @@
 """What a model is: the `Generator` interface, and the blueprint that together with the weights decides its numbers."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,10 +73,12 @@ class Generator(nn.Module, ABC):
 
     A family is one final subclass in one file. Rows are independent: row i of an output depends on row i of the input
     alone, since rows of many callers share a batch. x is (n, *event_shape) in data units, z is (n, latent_dim), and
-    label (n,) holds class numbers for families that are conditional on one (`blueprint.labels`), None for all others.
+    label (n,) holds int64 class numbers for families that are `conditional` on one (`blueprint.labels` names the
+    classes), None for all others.
     """
 
     family: ClassVar[str]
+    conditional: ClassVar[bool] = False
     Spec: ClassVar[type[Any]]
 
     def __init__(self, blueprint: Blueprint, latent_dim: int) -> None:
@@ -91,7 +94,7 @@ class Generator(nn.Module, ABC):
         """An instance with untrained weights; `spec` is `blueprint.spec` validated as `cls.Spec`."""
 
     @abstractmethod
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         """Set what the training rows decide before the first gradient step: for closed-form families, everything."""
 
     def prepare(self) -> None:
@@ -121,6 +124,10 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def prior(self) -> Prior:
         """p(z)."""
+
+    def label_log_prob(self) -> Tensor | None:
+        """log p(y) of every class, (C,), float64: the frequencies in the training rows; None without labels."""
+        return None
 
     def supports_latents(self, z: Tensor) -> Tensor:
         """Whether each row of z (n, latent_dim) can be decoded, (n,)."""
@@ -154,6 +161,20 @@ class Generator(nn.Module, ABC):
         else:
             kl = q.log_prob(z) - prior.log_prob(z)
         return self.decode(z, label).log_prob(x).flatten(1).sum(-1) - beta * kl
+
+    def importance_objective(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """The importance-weighted bound as what training maximises, (n,): log 1/K sum over k of p(x, z_k)/q(z_k|x).
+
+        `noise` (n, K, latent_dim) is standard normal. K = 1 is `objective` at beta 1 with a sampled KL (Burda, Grosse
+        and Salakhutdinov, "Importance weighted autoencoders", ICLR 2016).
+        """
+        n, draws, _ = noise.shape
+        parameters = self.encode(x, label).parameters
+        q = self.posterior({name: value.repeat_interleave(draws, 0) for name, value in parameters.items()})
+        drawn = self.draw(q, noise.flatten(0, 1), None if label is None else label.repeat_interleave(draws, 0))
+        reconstruction = drawn.observation.log_prob(x.repeat_interleave(draws, 0)).flatten(1).sum(-1)
+        log_weights = reconstruction + drawn.terms.log_prior - drawn.terms.log_q
+        return torch.logsumexp(log_weights.unflatten(0, (n, draws)), dim=1) - math.log(draws)
 
     def log_evidence(self, x: Tensor) -> Tensor | None:
         """Exact log p(x) (n,) in nats, float64, from the marginal; None for families that have none."""

@@ -59,6 +59,66 @@ def elbo(reconstruction: Floats, terms: PriorTerms) -> Elbo:
 
 
 @dataclass(frozen=True)
+class LabelDraws:
+    """Sampled terms of the bound under each of C labels, (n, C, S) each, and log p(y), (C,).
+
+    reconstruction: r_{y,s} = log p(x|z_s, y);  log_prior: log p(z_s);  log_q: log q(z_s|x, y), z_s ~ q(z|x, y).
+    """
+
+    label_log_prob: Floats
+    reconstruction: Floats
+    log_prior: Floats
+    log_q: Floats
+
+    def first(self, samples: int) -> "LabelDraws":
+        """The first draws alone."""
+        terms = (self.reconstruction, self.log_prior, self.log_q)
+        return LabelDraws(self.label_log_prob, *(values[..., :samples] for values in terms))
+
+    @property
+    def log_weights(self) -> Floats:
+        """log w_{y,s} = log p(x, z_s|y) - log q(z_s|x, y), (n, C, S)."""
+        return self.reconstruction + self.log_prior - self.log_q
+
+    def posterior(self) -> Floats:
+        """rho_y proportional to p(y) exp(mean over s of log w_{y,s}), what the draws say of p(y|x), (n, C)."""
+        return np.exp(self._log_posterior())
+
+    def _log_posterior(self) -> Floats:
+        joint = self.label_log_prob + self.log_weights.mean(axis=2)
+        log_posterior: Floats = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
+        return log_posterior
+
+    def marginal(self) -> tuple[Floats, PriorTerms]:
+        """(reconstruction, terms) per draw, (n, S), of the bound on log p(x) = log sum over y of p(y) p(x|y).
+
+        With L_y = mean over s of log w_{y,s} the bound is logsumexp over y of log p(y) + L_y. It equals the mean over s
+        of sum rho_y (r - k)_{y,s} - KL(rho || p(y)): the label is one more latent, whose posterior rho is enumerated,
+        and rho is the bound's gradient, so that the spread over s gives its delta-method error. E[bound] <= log p(x):
+        exp of the bound is sum p(y) prod_s w_{y,s}^(1/S), whose mean is at most sum p(y) E[w_y] (Jensen). Closed-form
+        terms would not do: logsumexp is convex, and the noise of L_y could then raise the bound above log p(x).
+        """
+        log_rho = self._log_posterior()
+        rho = np.exp(log_rho)
+        divergence = (rho * (log_rho - self.label_log_prob)).sum(axis=1, keepdims=True)
+
+        def mean(values: Floats) -> Floats:
+            averaged: Floats = (rho[..., None] * values).sum(axis=1)
+            return averaged
+
+        return mean(self.reconstruction), PriorTerms(
+            kl=mean(self.log_q - self.log_prior) + divergence,
+            log_prior=mean(self.log_prior) + (rho * self.label_log_prob).sum(axis=1, keepdims=True),
+            entropy=mean(-self.log_q) - (rho * log_rho).sum(axis=1, keepdims=True),
+        )
+
+    def marginal_log_weights(self) -> Floats:
+        """log W_s = logsumexp over y of log p(y) + log w_{y,s}, (n, S): importance weights of log p(x)."""
+        weights: Floats = np.logaddexp.reduce(self.label_log_prob[:, None] + self.log_weights, axis=1)
+        return weights
+
+
+@dataclass(frozen=True)
 class ImportanceWeighted:
     """The importance-weighted bound and what its weights say about q, one number a row."""
 

@@ -21,6 +21,10 @@ from elbod.generators.base import Blueprint, Generator
 
 ENTRY_POINT_GROUP = "elbod.generators"
 
+# What the calibration scores of a version are called, followed by `_` and their draws a row: bounds on log p(x), and,
+# of conditional models, on log p(x|y).
+MARGINAL, GIVEN_LABEL = "elbo", "elbo_given_label"
+
 
 class InvalidCheckpoint(ValueError):
     """A blueprint or weights that do not describe a model; the message names the place."""
@@ -52,11 +56,20 @@ def build(blueprint: Blueprint) -> Generator:
     kind, spec = _validated_spec(blueprint)
     if not blueprint.event_shape or any(size < 1 for size in blueprint.event_shape):
         raise InvalidCheckpoint(f"event_shape must be positive sizes, at least one, not {blueprint.event_shape}")
+    _check_labels(kind, blueprint)
     try:
         return kind.build(blueprint, spec)
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
         # What a family's constructor and torch say of sizes that no model can have.
         raise InvalidCheckpoint(f"family {blueprint.family!r} cannot be built: {error}") from error
+
+
+def _check_labels(kind: type[Generator], blueprint: Blueprint) -> None:
+    labels = blueprint.labels
+    if not kind.conditional and labels is not None:
+        raise InvalidCheckpoint(f"family {blueprint.family!r} is not conditional: it takes no labels")
+    if kind.conditional and (labels is None or len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise InvalidCheckpoint(f"family {blueprint.family!r} needs at least two labels, all different, not {labels}")
 
 
 def canonical_spec(blueprint: Blueprint) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class Ladder(Generator):
     def latent_structure(self) -> str:
         return f"{self.latent_dim} numbers, in groups drawn one after the other: {', then '.join(self._structure)}"
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
 

@@ -54,7 +54,7 @@ class Mixture(Generator):
     def build(cls, blueprint: Blueprint, spec: MixtureSpec) -> Self:
         return cls(blueprint, spec)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self.likelihood.parameters > 2:
@@ -88,6 +88,10 @@ class Mixture(Generator):
 
     def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
         """log p(x) itself: nothing needs to be drawn."""
+        return self.log_evidence(x)
+
+    def importance_objective(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """log p(x) again: every weight p(x, z)/p(z|x) equals p(x)."""
         return self.log_evidence(x)
 
     def _log_likelihoods(self, x: Tensor) -> Tensor:

@@ -15,6 +15,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def check_network_sizes(
+    latent_dim: int, hidden: Sequence[int], channels: Sequence[int], blocks: int, dropout: float
+) -> None:
+    """Raises ValueError for sizes that no network can have."""
+    if min(latent_dim, blocks, *hidden, *channels) < 1:
+        raise ValueError(
+            f"sizes must be positive: latent_dim={latent_dim}, hidden={hidden}, channels={channels}, blocks={blocks}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+
+
 def mlp(
     inputs: int, hidden: Sequence[int], outputs: int, activation: Activation, dropout: float = 0.0
 ) -> nn.Sequential:

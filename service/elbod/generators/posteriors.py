@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MultivariateNormal, Normal
 
+# exp(-7) ... exp(3): q neither collapses to a point nor leaves float32's comfortable range.
+_MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
+
 
 class Posterior(ABC):
     """q(z|x) for n rows over d latent dimensions.
@@ -162,6 +165,11 @@ class CategoricalPosterior(ClosedFormPosterior):
 
     def distribution(self) -> Categorical:
         return Categorical(logits=self.log_probs, validate_args=False)
+
+
+def positive_stddev(log_stddev: Tensor) -> Tensor:
+    """exp of a network's output, kept within its limits."""
+    return log_stddev.clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV).exp()
 
 
 def choose(log_probs: Tensor, noise: Tensor, temperature: Tensor | float) -> Tensor:

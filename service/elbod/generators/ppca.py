@@ -57,7 +57,7 @@ class PPCA(Generator):
     def build(cls, blueprint: Blueprint, spec: PPCASpec) -> Self:
         return cls(blueprint, spec)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         """The maximum-likelihood fit in closed form (section 3.2 of the paper), by singular value decomposition."""
         values = x.double().flatten(1)
         rows, features = values.shape

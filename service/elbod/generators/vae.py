@@ -13,14 +13,11 @@ from torch import Tensor, nn
 
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, widened
-from elbod.generators.flows import FlowPosterior, FlowPrior, Precisions, coupling_flow
+from elbod.generators.flows import FlowPosterior, FlowPrior, Precisions, aligned_context, coupling_flow
 from elbod.generators.likelihoods import Observation
-from elbod.generators.networks import Activation, mlp
-from elbod.generators.posteriors import DiagonalNormal, Posterior
+from elbod.generators.networks import Activation, check_network_sizes, mlp
+from elbod.generators.posteriors import DiagonalNormal, Posterior, positive_stddev
 from elbod.generators.priors import NormalMixture, Prior, StandardNormal
-
-# exp(-7) ... exp(3): q neither collapses to a point nor leaves float32's comfortable range.
-_MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -7.0, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +44,7 @@ class VAESpec:
     flow_hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
-        if min(self.latent_dim, self.blocks, *self.hidden, *self.channels) < 1:
-            raise ValueError(
-                f"sizes must be positive: latent_dim={self.latent_dim}, hidden={self.hidden}, "
-                f"channels={self.channels}, blocks={self.blocks}"
-            )
+        check_network_sizes(self.latent_dim, self.hidden, self.channels, self.blocks, self.dropout)
         for key in ("pseudo_inputs", "flow_transforms"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be positive, got {getattr(self, key)}")
@@ -63,8 +56,6 @@ class VAESpec:
             raise ValueError(
                 "the vamp prior is a mixture of normal posteriors: choose posterior=normal or another prior"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
 
 
 @final
@@ -78,7 +69,7 @@ class VAE(Generator):
     def __init__(self, blueprint: Blueprint, spec: VAESpec) -> None:
         super().__init__(blueprint, spec.latent_dim)
         d, event_dims = spec.latent_dim, self.likelihood.event_dims
-        self._context = spec.flow_hidden[-1] if spec.posterior == "flow" else 0
+        self._context = aligned_context(d, spec.flow_hidden[-1]) if spec.posterior == "flow" else 0
         outputs = self.likelihood.parameters
         encoded = 2 * d + self._context
         self.encoder: nn.Module
@@ -111,7 +102,7 @@ class VAE(Generator):
     def build(cls, blueprint: Blueprint, spec: VAESpec) -> Self:
         return cls(blueprint, spec)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self._has_pseudo_inputs:
@@ -146,8 +137,9 @@ class VAE(Generator):
     def _describe(self, standardized: Tensor) -> dict[str, Tensor]:
         d = self.latent_dim
         mean, log_stddev, context = widened(self.encoder(standardized)).split([d, d, self._context], dim=-1)
-        stddev = log_stddev.clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV).exp()
-        return {"mean": mean, "stddev": stddev} | ({"context": context} if self._posterior_flow else {})
+        return {"mean": mean, "stddev": positive_stddev(log_stddev)} | (
+            {"context": context} if self._posterior_flow else {}
+        )
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> Posterior:
         mean, stddev = parameters["mean"], parameters["stddev"]

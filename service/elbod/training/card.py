@@ -33,6 +33,10 @@ def write_card(
     shape = " x ".join(map(str, blueprint.event_shape))
     levels = "" if blueprint.levels is None else f", {blueprint.levels} levels"
     spec = ", ".join(f"{key} {value}" for key, value in blueprint.spec.items())
+    names = blueprint.labels
+    labels = (
+        "" if names is None else f"\nConditional on a label: {', '.join(f'{i} {n!r}' for i, n in enumerate(names))}."
+    )
     sizes = ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
     binarization = {
         None: "none",
@@ -43,7 +47,7 @@ def write_card(
 # {name}
 
 A `{blueprint.family}` generator ({spec}) with a `{blueprint.likelihood}` likelihood over events of {shape}{levels}.
-A latent z has {generator.latent_structure}.
+A latent z has {generator.latent_structure}.{labels}
 
 ## Data
 

@@ -69,24 +69,28 @@ def check_bounds(found: Elbo) -> None:
 
 
 @torch.inference_mode()
-def check_model(generator: Generator, rows: Tensor) -> None:
-    """What must hold at any weights, tried on a few test rows (n, *event_shape). Raises RefusedModel."""
+def check_model(generator: Generator, rows: Tensor, label: Tensor | None = None) -> None:
+    """What must hold at any weights, tried on a few test rows (n, *event_shape), of a conditional model with their
+    labels (n,). Raises RefusedModel."""
     generator.prepare()
-    rows = rows[:_ROWS]
-    q = generator.encode(rows)
+    rows, label = rows[:_ROWS], None if label is None else label[:_ROWS]
+    q = generator.encode(rows, label)
+    # Of both kinds of latents.
+    labels = None if label is None else torch.cat([label, label])
     z = torch.cat([_prior_draws(generator, len(rows)), _posterior_draws(generator, q, len(rows), 1)])
     # Half of them from the prior, half from q(z|x).
-    latents = z[len(rows) // 2 :][: len(rows)]
-    observation = generator.decode(latents)
+    middle = slice(len(rows) // 2, len(rows) // 2 + len(rows))
+    latents, latent_labels = z[middle], _at(labels, middle)
+    observation = generator.decode(latents, latent_labels)
     if not isinstance(observation, Observation):
         raise RefusedModel(
             f"not published: decode returns a {type(observation).__name__}, no distribution: without p(x|z) there is "
             "no ELBO. A codec trained with L1, perceptual or adversarial losses needs a likelihood of its decoder"
         )
-    _check_scores(generator.decode(z[len(rows) :]), rows)
-    _check_rows_stand_alone(generator, rows, z)
+    _check_scores(generator.decode(z[len(rows) :], label), rows)
+    _check_rows_stand_alone(generator, rows, label, z, labels)
     if generator.likelihood.measure == "pmf":
-        _check_sums(generator, latents)
+        _check_sums(generator, latents, latent_labels)
     else:
         _check_integrals(observation.double())
     _check_terms(generator, q, len(rows))
@@ -100,7 +104,7 @@ def _check_scores(observation: Observation, rows: Tensor) -> None:
         raise RefusedModel(f"not published: the held-out ELBO of test row {row} is {value}: log p(x|z) is not finite")
 
 
-def _check_sums(generator: Generator, latents: Tensor) -> None:
+def _check_sums(generator: Generator, latents: Tensor, labels: Tensor | None) -> None:
     """The sum over all levels of P(x_i | z) is 1, at latents of the prior and of q(z|x)."""
     levels, dims = generator.likelihood.levels or 2, generator.likelihood.event_dims
     # From the middle, where draws from the prior end and those from q(z|x) begin.
@@ -109,7 +113,8 @@ def _check_sums(generator: Generator, latents: Tensor) -> None:
     step = 1 if levels <= _ONE_BY_ONE else max(1, _BLOCK // dims)
     for draw in range(first, first + count):
         # One row of parameters for all levels: a network rounds equal rows of a batch differently.
-        observation = generator.decode(latents[draw : draw + 1]).double()
+        one = slice(draw, draw + 1)
+        observation = generator.decode(latents[one], _at(labels, one)).double()
         total = torch.zeros(generator.event_shape, dtype=torch.float64, device=latents.device)
         for start in range(0, levels, step):
             level = torch.arange(start, min(start + step, levels), dtype=torch.float64, device=latents.device)
@@ -147,25 +152,31 @@ def _refuse_element(wrong: Tensor, values: Tensor, message: str) -> None:
         raise RefusedModel(f"not published: {message.format(place=shown, value=float(values[place]))}")
 
 
-def _check_rows_stand_alone(generator: Generator, rows: Tensor, z: Tensor) -> None:
+def _check_rows_stand_alone(
+    generator: Generator, rows: Tensor, label: Tensor | None, z: Tensor, labels: Tensor | None
+) -> None:
     """A row's outputs are the same beside other rows, and the same again."""
 
-    def encode(x: Tensor) -> Tensor:
-        return _flat(generator.encode(x).parameters)
+    def encode(x: Tensor, label: Tensor | None) -> Tensor:
+        return _flat(generator.encode(x, label).parameters)
 
-    def decode(z: Tensor) -> Tensor:
+    def decode(z: Tensor, label: Tensor | None) -> Tensor:
         # log p(x|z) of one and the same row: a mean over 65,536 levels would take seconds.
         x = rows[:1].expand(len(z), *rows.shape[1:])
-        return generator.decode(z).double().log_prob(x).flatten(1)
+        return generator.decode(z, label).double().log_prob(x).flatten(1)
 
-    stages: list[tuple[str, Tensor, Callable[[Tensor], Tensor]]] = [("encode", rows, encode), ("decode", z, decode)]
-    for what, inputs, run in stages:
-        whole = run(inputs)
-        if not torch.equal(whole, run(inputs)):
+    stages: list[tuple[str, Tensor, Tensor | None, Callable[[Tensor, Tensor | None], Tensor]]] = [
+        ("encode", rows, label, encode),
+        ("decode", z, labels, decode),
+    ]
+    for what, inputs, given, run in stages:
+        whole = run(inputs, given)
+        if not torch.equal(whole, run(inputs, given)):
             raise RefusedModel(f"not published: {what} of the same rows gives other numbers again: is dropout left on?")
         half = len(inputs) // 2
         # Other rows in the second half; a batch of another size would be rounded otherwise.
-        beside = run(torch.cat([inputs[:half], inputs[: len(inputs) - half]]))[:half]
+        order = torch.cat([torch.arange(half), torch.arange(len(inputs) - half)]).to(inputs.device)
+        beside = run(inputs[order], None if given is None else given[order])[:half]
         wrong = (beside - whole[:half]).abs() > _ROUNDING * (1 + whole[:half].abs())
         if (row := _first(wrong.any(1).cpu().numpy())) is not None:
             raise RefusedModel(
@@ -200,6 +211,10 @@ def _check_terms(generator: Generator, q: Posterior, rows: int) -> None:
             f"{draws} draws by {float(differences.mean(1)[row]):.3g} nats, {_STANDARD_ERRORS:g} standard errors being "
             f"{_STANDARD_ERRORS * float(error[row]):.3g}"
         )
+
+
+def _at(labels: Tensor | None, places: slice) -> Tensor | None:
+    return None if labels is None else labels[places]
 
 
 def _posterior_draws(generator: Generator, q: Posterior, rows: int, draws: int) -> Tensor:

@@ -45,6 +45,8 @@ class Dataset:
             raise InvalidDataset(
                 f"{self.name}: y has shape {self.y.shape}: one label per row of x would be ({len(self.x)},)"
             )
+        if self.y is not None and self.y.dtype.kind not in "biu":
+            raise InvalidDataset(f"{self.name}: y has dtype {self.y.dtype}: labels must be integers")
         if self.x.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 wrong = ~np.isfinite(self.x.astype(np.float32))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from elbod.generators.likelihoods import make_likelihood
 from elbod.training import datasets
-from elbod.training.datasets import Array
+from elbod.training.datasets import Array, Dataset
 from elbod.training.errors import InvalidDataset
 from elbod.training.recipes import Recipe
 from elbod.training.splits import intensities
@@ -19,9 +20,10 @@ from elbod_store import Manifest
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in a model's data units, and in words what they are."""
+    """Rows in a model's data units, their class numbers where they are known, and in words what they are."""
 
     x: Array
+    label: NDArray[np.int64] | None
     origin: str
 
 
@@ -43,13 +45,36 @@ def rows_to_score(manifest: Manifest, data: str | None, *, binarized: bool = Fal
                 "its test rows cannot be told; score all rows of a data set with --data"
             )
         origin = f"all {len(dataset.x):,} rows of {dataset.name}"
+        label = _class_numbers(manifest, dataset)
         if binarized and dataset.x.dtype.kind in "iu" and dataset.x.max() > 1:
-            return Rows(intensities(dataset.name, dataset.x), f"{origin}, bytes divided by 255")
-        return Rows(_as_requested(dataset.x), origin)
+            return Rows(intensities(dataset.name, dataset.x), label, f"{origin}, bytes divided by 255")
+        return Rows(_as_requested(dataset.x), label, origin)
     recipe = _recipe(manifest)
     likelihood = make_likelihood(manifest.likelihood, dataset.event_shape, manifest.levels)
-    test = cut(recipe, dataset, likelihood).test
-    return Rows(test, f"the {len(test):,} test rows of {dataset.name}, which neither trained nor calibrated the model")
+    parts = cut(recipe, dataset, likelihood)
+    test, label = parts.test, None if parts.labels is None or manifest.labels is None else parts.labels.test
+    return Rows(
+        test,
+        label,
+        f"the {len(test):,} test rows of {dataset.name}, which neither trained nor calibrated the model",
+    )
+
+
+def _class_numbers(manifest: Manifest, dataset: Dataset) -> NDArray[np.int64] | None:
+    """The model's class numbers of the data's labels; None where either has none. Raises InvalidDataset."""
+    if manifest.labels is None or dataset.y is None:
+        return None
+    numbers = {name: number for number, name in enumerate(manifest.labels)}
+    values, places = np.unique(dataset.y, return_inverse=True)
+    for value in values:
+        if str(value) not in numbers:
+            row = int(np.argmax(dataset.y == value))
+            raise InvalidDataset(
+                f"{dataset.name}: y[{row}] is {value}, no label of {manifest.name}@{manifest.version}: "
+                f"it has {', '.join(manifest.labels[:20])}"
+            )
+    found: NDArray[np.int64] = np.array([numbers[str(value)] for value in values], np.int64)[places]
+    return found
 
 
 def _as_requested(x: Array) -> Array:

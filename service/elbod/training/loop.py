@@ -1,8 +1,11 @@
 """The training loop: data in memory, one fused optimizer, one seed for everything.
 
-The training objective is -(E_q[log p(x|z)] - beta KL(q(z|x) || p(z))) with a beta that may rise from 0 to 1, estimated
+The training objective is E_q[log p(x|z)] - beta KL(q(z|x) || p(z)) with a beta that may rise from 0 to 1, estimated
 with one draw; it goes by the name `objective`. What stops training, chooses weights and is reported is the real
 held-out ELBO (`scoring`), of an exponential moving average of the weights, in `eval` mode.
+
+In a recipe's last epochs the objective may be the importance-weighted bound instead. It rises at the ELBO's expense,
+so weights are then chosen by the held-out importance-weighted bound, of as many draws.
 """
 
 import contextlib
@@ -19,9 +22,11 @@ from torch import Tensor, nn
 from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.training import schedules
+from elbod.training.datasets import Array
 from elbod.training.errors import Diverged
 from elbod.training.recipes import Recipe
 from elbod.training.scoring import score
+from elbod.training.splits import Labels, Split
 
 # Held-out rows keep their noise from one evaluation to the next, so that two of them differ by the weights alone.
 VALIDATION_SEED = 1
@@ -31,27 +36,37 @@ _VALIDATION_SAMPLES = 4
 @dataclass(frozen=True)
 class Point:
     """One evaluation. `objective` is the mean training objective since the last one (nats a row, higher is better;
-    None where nothing was trained by gradient), `elbo` the held-out bound with its standard error over rows."""
+    None where nothing was trained by gradient), `elbo` the held-out bound with its standard error over rows, `iwae` the
+    importance-weighted one while that is the objective."""
 
     epoch: int
     step: int
     objective: float | None
     elbo: float
     standard_error: float
+    iwae: float | None = None
+
+    def is_better_than(self, other: "Point | None") -> bool:
+        """By the bound that is trained; anything is better than nothing and NaN."""
+        if other is None or math.isnan(other.elbo):
+            return True
+        if self.iwae is not None:
+            return other.iwae is None or self.iwae > other.iwae
+        return self.elbo > other.elbo
 
 
 class Loop:
     """Trains `generator`; iterate over `points()`, then take `best`.
 
-    `train` is (n, *event_shape) in data units, or grey values of which every visit draws new bits if the recipe's
-    binarization is stochastic; `validation` is in model units. Both are moved to `device` and stay there.
+    `parts.train` is (n, *event_shape) in data units, or grey values of which every visit draws new bits if the recipe's
+    binarization is stochastic; `parts.validation` is in model units. Both are moved to `device` and stay there, as do
+    their labels for a conditional family.
     """
 
     def __init__(
         self,
         generator: Generator,
-        train: Tensor,
-        validation: Tensor,
+        parts: Split,
         recipe: Recipe,
         seed: int,
         device: torch.device,
@@ -64,7 +79,11 @@ class Loop:
         self.steps = 0
         self.skipped_steps = 0
         self.seconds = 0.0
-        self._train, self._validation = train.to(device), validation.to(device)
+        self._train, self._validation = (torch.from_numpy(rows).to(device) for rows in (parts.train, parts.validation))
+        self._train_labels, self._validation_labels = (
+            torch.from_numpy(labels).to(device) if labels is not None else None
+            for labels in conditions(generator, parts.labels, "train", "validation")
+        )
         self._generator = generator.to(device).train()
         self._average = copy.deepcopy(self._generator).eval().requires_grad_(False)
         self._best = {name: value.clone() for name, value in self._average.state_dict().items()}
@@ -125,23 +144,33 @@ class Loop:
         with _matmul_precision(self.recipe.matmul_precision), torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(self._seed, f"dropout/{epoch}"))
             for start in range(0, rows - batch + 1, batch):
-                x = self._train[order[start : start + batch]]
-                objectives.append(self._step(x, parameters, optimizer, rows // batch))
+                chosen = order[start : start + batch]
+                label = None if self._train_labels is None else self._train_labels[chosen]
+                objectives.append(self._step(self._train[chosen], label, parameters, optimizer, rows // batch))
         self.seconds += time.perf_counter() - started
         return [objective for objective in objectives if objective is not None]
 
     def _step(
-        self, x: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, per_epoch: int
+        self,
+        x: Tensor,
+        label: Tensor | None,
+        parameters: list[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        per_epoch: int,
     ) -> Tensor | None:
         """One gradient step; the objective, or None if it or its gradient was not finite and nothing was changed."""
         recipe, t = self.recipe, self.steps
         total = recipe.epochs * per_epoch
         factor = schedules.learning_rate(t, total, round(recipe.warmup_epochs * per_epoch))
+        weighted = schedules.is_importance_weighted(t, total, round(recipe.importance_epochs * per_epoch))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
         if recipe.binarization == "stochastic":
             x = draw_bits(x, self._bit_noise)
-        objective = self._objective(x, schedules.beta(t, round(recipe.kl_warmup_epochs * per_epoch)))
+        if weighted:
+            objective = self._importance_objective(x, label)
+        else:
+            objective = self._objective(x, label, schedules.beta(t, round(recipe.kl_warmup_epochs * per_epoch)))
         optimizer.zero_grad()
         (-objective).backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -164,18 +193,40 @@ class Loop:
         torch._foreach_lerp_(averages, list(self._generator.parameters()), weight)
         return objective.detach()
 
-    def _objective(self, x: Tensor, beta: float) -> Tensor:
+    def _objective(self, x: Tensor, label: Tensor | None, beta: float) -> Tensor:
         """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
-        noise = torch.randn(len(x), self._generator.latent_dim, generator=self._latent_noise, device=x.device)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
-            return self._generator.objective(x, noise, beta).mean()
+        noise = self._noise(len(x))
+        with self._autocast(x):
+            return self._generator.objective(x, noise, beta, label).mean()
+
+    def _importance_objective(self, x: Tensor, label: Tensor | None) -> Tensor:
+        """mean over rows of log 1/K sum over k of p(x, z_k)/q(z_k|x), nats a row."""
+        noise = self._noise(len(x), self.recipe.importance_draws)
+        with self._autocast(x):
+            return self._generator.importance_objective(x, noise, label).mean()
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, self._generator.latent_dim, generator=self._latent_noise, device=self._device)
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast)
 
     def _evaluate(self, epoch: int, objective: float | None) -> Point:
-        elbo = score(self._average, self._validation, VALIDATION_SEED, _VALIDATION_SAMPLES).elbo
-        held_out = bounds.summarize(elbo.elbo, elbo.standard_error)
-        point = Point(epoch, self.steps, objective, held_out.mean, held_out.standard_error)
+        recipe = self.recipe
+        weighted = schedules.is_importance_weighted(epoch - 1, recipe.epochs, recipe.importance_epochs)
+        found = score(
+            self._average,
+            self._validation,
+            VALIDATION_SEED,
+            _VALIDATION_SAMPLES,
+            recipe.importance_draws if weighted else 0,
+            label=self._validation_labels,
+        )
+        held_out = bounds.summarize(found.elbo.elbo, found.elbo.standard_error)
+        iwae = None if found.importance is None else float(found.importance.iwae.mean())
+        point = Point(epoch, self.steps, objective, held_out.mean, held_out.standard_error, iwae)
         self.curve.append(point)
-        if self.best_point is None or point.elbo > self.best_point.elbo or math.isnan(self.best_point.elbo):
+        if point.is_better_than(self.best_point):
             self.best_point = point
             for name, value in self._average.state_dict().items():
                 self._best[name].copy_(value)
@@ -191,6 +242,13 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def conditions(generator: Generator, labels: Labels | None, *parts: str) -> list[Array | None]:
+    """The labels of each part for a conditional model, None for all others."""
+    if not generator.conditional:
+        return [None for _ in parts]
+    return [getattr(labels, part) for part in parts]
 
 
 def draw_bits(x: Tensor, generator: torch.Generator) -> Tensor:

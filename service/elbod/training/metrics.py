@@ -8,17 +8,24 @@ import numpy as np
 
 from elbod.generators import bounds
 from elbod.generators.base import Generator
-from elbod.generators.bounds import Elbo, Floats, Summary
+from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted, Summary
 from elbod.generators.likelihoods import Likelihood
 from elbod.training.scoring import Scores
 
 
 def held_out_metrics(
-    scores: Scores, baseline: Floats, generator: Generator, seed: int, num_samples: int, num_importance_samples: int
+    scores: Scores,
+    baseline: Floats,
+    generator: Generator,
+    seed: int,
+    num_samples: int,
+    num_importance_samples: int,
+    given_label: Scores | None = None,
 ) -> dict[str, Any]:
     """Plain JSON: means over test rows in nats with their errors; None for what is undefined.
 
     `standard_error` is the spread of rows, noise within them included; `monte_carlo_standard_error` that noise alone.
+    All bound log p(x); those of a conditional model given the rows' labels, log p(x|y), stand under `given_label`.
     """
     elbo: Elbo = scores.elbo
     likelihood = generator.likelihood
@@ -33,19 +40,23 @@ def held_out_metrics(
         **_named("elbo", held_out),
         "reconstruction": float(elbo.reconstruction.mean()),
         "kl": float(elbo.kl.mean()),
-        "kl_estimator": generator.kl_estimator,
+        "kl_estimator": "monte_carlo" if given_label is not None else generator.kl_estimator,
         "log_joint": float(elbo.log_joint.mean()),
         "entropy": float(elbo.entropy.mean()),
         **_bits("bits_per_dim", held_out, likelihood),
         "kl_per_dimension": None,
     }
-    if scores.kl_per_dimension is not None:
-        metrics["kl_per_dimension"] = [float(value) for value in scores.kl_per_dimension.mean(0)]
+    informative = scores if given_label is None else given_label
+    if informative.kl_per_dimension is not None:
+        metrics["kl_per_dimension"] = [float(value) for value in informative.kl_per_dimension.mean(0)]
     if scores.importance is not None:
-        weighted = bounds.summarize(scores.importance.iwae, scores.importance.iwae_standard_error)
         metrics["num_importance_samples"] = num_importance_samples
-        metrics |= _named("iwae", weighted)
-        metrics |= _bits("iwae_bits_per_dim", weighted, likelihood)
+        metrics |= _weighted(scores.importance, likelihood)
+    if given_label is not None:
+        conditional = bounds.summarize(given_label.elbo.elbo, given_label.elbo.standard_error)
+        metrics["given_label"] = _named("elbo", conditional) | _bits("bits_per_dim", conditional, likelihood)
+        if given_label.importance is not None:
+            metrics["given_label"] |= _weighted(given_label.importance, likelihood)
     if scores.log_evidence is not None:
         exact = bounds.summarize(scores.log_evidence, np.zeros_like(scores.log_evidence))
         metrics |= _named("log_evidence", exact) | _bits("log_evidence_bits_per_dim", exact, likelihood)
@@ -58,6 +69,11 @@ def held_out_metrics(
     return metrics
 
 
+def _weighted(found: ImportanceWeighted, likelihood: Likelihood) -> dict[str, float | None]:
+    weighted = bounds.summarize(found.iwae, found.iwae_standard_error)
+    return _named("iwae", weighted) | _bits("iwae_bits_per_dim", weighted, likelihood)
+
+
 def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
     """(what, nats, bits per dimension or None) of the bounds and the baseline, for people to read."""
     baseline = metrics["baseline"]
@@ -65,6 +81,8 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
     if "iwae" in metrics:
         title = f"IWAE, K = {metrics['num_importance_samples']}"
         found.append((title, metrics, "iwae", "iwae_", "iwae_bits_per_dim"))
+    if "given_label" in metrics:
+        found.append(("ELBO given label", metrics["given_label"], "elbo", "", "bits_per_dim"))
     if "log_evidence" in metrics:
         found.append(("exact log p(x)", metrics, "log_evidence", "log_evidence_", "log_evidence_bits_per_dim"))
     found.append(("baseline", baseline, "log_prob", "", "bits_per_dim"))

@@ -14,11 +14,12 @@ import elbod
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Floats
+from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod.training.baseline import independent_elements
 from elbod.training.card import write_card
 from elbod.training.check import check_bounds, check_model
-from elbod.training.datasets import Array, Dataset
-from elbod.training.loop import Point
+from elbod.training.datasets import Dataset
+from elbod.training.loop import Point, conditions
 from elbod.training.metrics import held_out_metrics
 from elbod.training.recipes import Recipe, command_line
 from elbod.training.scoring import Scores, calibration_scores, score
@@ -75,14 +76,24 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     """Score the test rows and describe the version. Raises RefusedModel; writes nothing."""
     recipe, blueprint = material.recipe, generator.blueprint
     generator = generator.to(material.device)
-    test = torch.from_numpy(material.parts.test).to(material.device)
-    scores = score(generator, test, TEST_SEED, recipe.num_samples, recipe.num_importance_samples)
-    check_bounds(scores.elbo)
-    check_model(generator, test)
-    calibration = calibration_scores(generator, torch.from_numpy(material.parts.calibration).to(material.device))
-    metrics = held_out_metrics(
-        scores, material.baseline, generator, TEST_SEED, recipe.num_samples, recipe.num_importance_samples
+    test, unseen = (
+        torch.from_numpy(rows).to(material.device) for rows in (material.parts.test, material.parts.calibration)
     )
+    label, unseen_label = (
+        None if labels is None else torch.from_numpy(labels).to(material.device)
+        for labels in conditions(generator, material.parts.labels, "test", "calibration")
+    )
+    draws = (recipe.num_samples, recipe.num_importance_samples)
+    scores = score(generator, test, TEST_SEED, *draws)
+    given = None if label is None else score(generator, test, TEST_SEED, *draws, label=label)
+    for found in (scores, given):
+        if found is not None:
+            check_bounds(found.elbo)
+    check_model(generator, test, label)
+    calibration = _named(MARGINAL, calibration_scores(generator, unseen))
+    if unseen_label is not None:
+        calibration |= _named(GIVEN_LABEL, calibration_scores(generator, unseen, unseen_label))
+    metrics = held_out_metrics(scores, material.baseline, generator, TEST_SEED, *draws, given_label=given)
     generator = generator.cpu()
     return Draft(
         name=material.name,
@@ -94,8 +105,8 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
         levels=blueprint.levels,
         binarization=blueprint.binarization,
         labels=blueprint.labels,
-        calibration=save_safetensors({f"elbo_{samples}": found for samples, found in calibration.items()}),
-        reference=reference_rows(generator, material.parts.test[:_REFERENCE_ROWS], scores, recipe),
+        calibration=save_safetensors(calibration),
+        reference=reference_rows(generator, material.parts, scores if given is None else given, recipe),
         metrics=metrics,
         training=training_record(material, history),
         card=write_card(
@@ -112,20 +123,28 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
 
 
 @torch.inference_mode()
-def reference_rows(generator: Generator, x: Array, scores: Scores, recipe: Recipe) -> bytes:
+def reference_rows(generator: Generator, parts: Split, scores: Scores, recipe: Recipe) -> bytes:
     """The first test rows with their scores, as safetensors: a request's tensors and the answer's.
+
+    Those of a conditional model are scored given their labels.
 
     The metadata's `request` is the body of the /elbo request that gives these numbers again, up to the rounding of
     another machine. `reconstruction_at_mode` is log p(x|z) at temperature 0 of q(z|x), which needs no noise.
     """
+    x = parts.test[:_REFERENCE_ROWS]
     rows = torch.from_numpy(x)
-    z = generator.encode(rows).draw(torch.zeros(len(rows), generator.latent_dim), temperature=0.0).float()
-    at_mode = generator.decode(z).double().log_prob(rows).flatten(1).sum(1)
-    tensors = {"x": x, "reconstruction_at_mode": at_mode.numpy()}
-    parts: dict[str, Any] = asdict(scores.elbo)
+    tensors = {"x": x}
+    label = None
+    if (labels := conditions(generator, parts.labels, "test")[0]) is not None:
+        tensors["label"] = labels[: len(x)].copy()
+        label = torch.from_numpy(tensors["label"])
+    z = generator.encode(rows, label).draw(torch.zeros(len(rows), generator.latent_dim), temperature=0.0).float()
+    at_mode = generator.decode(z, label).double().log_prob(rows).flatten(1).sum(1)
+    tensors["reconstruction_at_mode"] = at_mode.numpy()
+    columns: dict[str, Any] = asdict(scores.elbo)
     if scores.importance is not None:
-        parts |= asdict(scores.importance)
-    tensors |= {key: values[: len(x)].copy() for key, values in parts.items()}
+        columns |= asdict(scores.importance)
+    tensors |= {key: values[: len(x)].copy() for key, values in columns.items()}
     request = {
         "seed": TEST_SEED,
         "first_index": 0,
@@ -163,6 +182,10 @@ def training_record(material: Material, history: History) -> dict[str, Any]:
         },
         "wall_time": history.wall_time,
     }
+
+
+def _named(kind: str, scores: dict[int, Floats]) -> dict[str, Floats]:
+    return {f"{kind}_{samples}": found for samples, found in scores.items()}
 
 
 def _plain(point: Point) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class Recipe:
     warmup_epochs: float = 1.0  # the learning rate rises linearly, then falls along a cosine
     weight_decay: float = 0.0
     kl_warmup_epochs: float = 0.0  # the training objective's beta rises linearly to 1
+    # The last epochs maximise the importance-weighted bound of so many draws a row in place of the ELBO.
+    importance_epochs: float = 0.0
+    importance_draws: int = 5
     clip_norm: float = 100.0
     ema_decay: float = 0.999
     evaluate_every: int = 1  # epochs between held-out bounds
@@ -70,10 +73,10 @@ class Recipe:
         for key, value in {**vars(self), **self.spec}.items():
             _check_size(key, value)
         positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "evaluate_every", "max_skipped_in_a_row")
-        for key in (*positive, "num_samples", "patience", "threads"):
+        for key in (*positive, "num_samples", "patience", "threads", "importance_draws"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise InvalidRecipe(f"{key} must be positive, got {value}")
-        for key in ("warmup_epochs", "weight_decay", "kl_warmup_epochs", "num_importance_samples"):
+        for key in ("warmup_epochs", "weight_decay", "kl_warmup_epochs", "importance_epochs", "num_importance_samples"):
             if not getattr(self, key) >= 0:
                 raise InvalidRecipe(f"{key} must not be negative, got {getattr(self, key)}")
         if not 0 <= self.ema_decay < 1:
@@ -81,6 +84,19 @@ class Recipe:
         if self.binarization is not None and self.likelihood != "bernoulli":
             raise InvalidRecipe(f"binarized data have a bernoulli likelihood, not {self.likelihood!r}")
 
+
+_DIGITS = Recipe(
+    name="digits",
+    data="digits",
+    family="vae",
+    likelihood="discretized_logistic",
+    levels=17,
+    spec={"latent_dim": 12, "hidden": (256, 256), "dropout": 0.1},
+    epochs=180,
+    learning_rate=3e-3,
+    kl_warmup_epochs=50,
+    evaluate_every=5,
+)
 
 _FASHION = Recipe(
     name="fashion-mnist-binary",
@@ -128,18 +144,8 @@ _FASHION_CONV = replace(
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="digits",
-            data="digits",
-            family="vae",
-            likelihood="discretized_logistic",
-            levels=17,
-            spec={"latent_dim": 12, "hidden": (256, 256), "dropout": 0.1},
-            epochs=180,
-            learning_rate=3e-3,
-            kl_warmup_epochs=50,
-            evaluate_every=5,
-        ),
+        _DIGITS,
+        replace(_DIGITS, name="digits-labels", family="cvae"),
         _FASHION,
         _FASHION_LONG,
         replace(

@@ -19,3 +19,8 @@ def beta(step: int, warmup: int) -> float:
 def ema_decay(step: int, limit: float) -> float:
     """min(limit, (1 + t)/(10 + t)): early averages forget the initial weights fast."""
     return min(limit, (1 + step) / (10 + step))
+
+
+def is_importance_weighted(done: float, total: float, last: float) -> bool:
+    """Whether the step (or epoch) after `done` ones belongs to the `last` of `total`, which have that objective."""
+    return done >= total - last

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elbod.generators import bounds, noise
 from elbod.generators.base import Generator
-from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted, PriorTerms
+from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted, LabelDraws, PriorTerms
 from elbod.generators.noise import Keys, Stream
 from elbod.generators.posteriors import ClosedFormPosterior, Posterior
 from elbod.generators.priors import ClosedFormPrior
@@ -38,34 +38,66 @@ class Scores:
 
 @torch.inference_mode()
 def score(
-    generator: Generator, x: Tensor, seed: int, num_samples: int, num_importance_samples: int = 0, first_index: int = 0
+    generator: Generator,
+    x: Tensor,
+    seed: int,
+    num_samples: int,
+    num_importance_samples: int = 0,
+    first_index: int = 0,
+    label: Tensor | None = None,
 ) -> Scores:
     """Scores of x (n, *event_shape) in data units, on the generator's device, which must be in `eval` mode.
 
     The ELBO uses draws 0 ... S-1 and closed-form prior terms, the importance weights draws 0 ... K-1 and sampled ones.
+    A conditional model scores log p(x|y) given labels (n,), and log p(x), the marginal over all of them, without.
     """
     draws = max(num_samples, num_importance_samples)
     weights = num_importance_samples > 0
-    columns = _columns(generator, x, Stream.POSTERIOR, seed, first_index, draws, weights=weights)
     importance = None
     # A model that gives infinities is for the caller to refuse, with its row.
     with np.errstate(invalid="ignore", over="ignore"):
+        if generator.conditional and label is None:
+            by_label = _by_label(generator, x, Stream.POSTERIOR, seed, first_index, draws)
+            elbo = bounds.elbo(*by_label.first(num_samples).marginal())
+            if weights:
+                log_weights = by_label.first(num_importance_samples).marginal_log_weights()
+                importance = bounds.importance_weighted(log_weights)
+            return Scores(elbo, importance, None, None)
+        columns = _columns(generator, x, label, Stream.POSTERIOR, seed, first_index, draws, weights=weights)
         elbo = _elbo(columns, num_samples)
-        if num_importance_samples:
+        if weights:
             log_weights = columns["reconstruction"] + columns["log_prior_z"] - columns["log_q_z"]
             importance = bounds.importance_weighted(log_weights[:, :num_importance_samples])
     return Scores(elbo, importance, columns.get("kl_per_dimension"), columns.get("log_evidence"))
 
 
 @torch.inference_mode()
-def calibration_scores(generator: Generator, x: Tensor) -> dict[int, Floats]:
+def calibration_scores(generator: Generator, x: Tensor, label: Tensor | None = None) -> dict[int, Floats]:
     """Ascending bounds of rows that the model has never seen, by number of draws: what later scores are ranked among.
 
-    Row i has the noise of index i in a stream of its own, so that no request shares it.
+    Row i has the noise of index i in a stream of its own, so that no request shares it. Labels as in `score`.
     """
-    columns = _columns(generator, x, Stream.CALIBRATION, 0, 0, max(CALIBRATION_SAMPLES), weights=False)
+    most = max(CALIBRATION_SAMPLES)
     with np.errstate(invalid="ignore", over="ignore"):
-        return {samples: np.sort(_elbo(columns, samples).elbo) for samples in CALIBRATION_SAMPLES}
+        if generator.conditional and label is None:
+            by_label = _by_label(generator, x, Stream.CALIBRATION, 0, 0, most)
+            found = {samples: bounds.elbo(*by_label.first(samples).marginal()) for samples in CALIBRATION_SAMPLES}
+        else:
+            columns = _columns(generator, x, label, Stream.CALIBRATION, 0, 0, most, weights=False)
+            found = {samples: _elbo(columns, samples) for samples in CALIBRATION_SAMPLES}
+    return {samples: np.sort(bound.elbo) for samples, bound in found.items()}
+
+
+def _by_label(generator: Generator, x: Tensor, stream: Stream, seed: int, index: int, draws: int) -> LabelDraws:
+    """Every row under every label of the model."""
+    log_prob = generator.label_log_prob()
+    assert log_prob is not None
+    found = [
+        _columns(generator, x, torch.full((len(x),), label, device=x.device), stream, seed, index, draws, weights=True)
+        for label in range(len(log_prob))
+    ]
+    terms = (np.stack([f[name] for f in found], axis=1) for name in ("reconstruction", "log_prior_z", "log_q_z"))
+    return LabelDraws(_array(log_prob), *terms)
 
 
 def _elbo(columns: dict[str, Floats], samples: int) -> Elbo:
@@ -84,25 +116,42 @@ def _elbo(columns: dict[str, Floats], samples: int) -> Elbo:
 
 
 def _columns(
-    generator: Generator, x: Tensor, stream: Stream, seed: int, first_index: int, draws: int, *, weights: bool
+    generator: Generator,
+    x: Tensor,
+    label: Tensor | None,
+    stream: Stream,
+    seed: int,
+    first_index: int,
+    draws: int,
+    *,
+    weights: bool,
 ) -> dict[str, Floats]:
     """Terms of all rows by name, in blocks small enough for a core's cache."""
     if generator.training:
         raise ValueError("bounds are reported in eval mode only")
     generator.prepare()
     rows = max(1, _TILE // draws)
-    blocks = [
-        _score_block(generator, x[start : start + rows], stream, seed, first_index + start, draws, weights=weights)
-        for start in range(0, len(x), rows)
-    ]
+    blocks = []
+    for start in range(0, len(x), rows):
+        given = None if label is None else label[start : start + rows]
+        block = x[start : start + rows]
+        blocks.append(_score_block(generator, block, given, stream, seed, first_index + start, draws, weights=weights))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _score_block(
-    generator: Generator, x: Tensor, stream: Stream, seed: int, index: int, draws: int, *, weights: bool
+    generator: Generator,
+    x: Tensor,
+    label: Tensor | None,
+    stream: Stream,
+    seed: int,
+    index: int,
+    draws: int,
+    *,
+    weights: bool,
 ) -> dict[str, Floats]:
     """Terms of a few rows by name: (n,) what is closed-form, (n, draws) what is sampled."""
-    prior, encoded = generator.prior(), generator.encode(x)
+    prior, encoded = generator.prior(), generator.encode(x, label)
     exact = encoded.double()
     n, step = len(x), max(1, _TILE // len(x))
     closed: dict[str, Tensor | None] = {
@@ -120,7 +169,8 @@ def _score_block(
     for first in range(0, draws, step):
         count = min(step, draws - first)
         noise = _noise(stream, seed, index, n, first, count, generator.latent_dim).to(x.device)
-        drawn = generator.draw(_repeat(generator, encoded, count), noise)
+        repeated = None if label is None else label.repeat_interleave(count, 0)
+        drawn = generator.draw(_repeat(generator, encoded, count), noise, repeated)
         element = drawn.observation.double().log_prob(x.repeat_interleave(count, 0))
         found = {"reconstruction": element.flatten(1).sum(1)}
         if weights or "kl" not in closed:

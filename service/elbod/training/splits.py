@@ -5,6 +5,7 @@ rows never end up on both sides. The published Fashion-MNIST protocol fixes its 
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +21,32 @@ Binarization = Literal["stochastic", "threshold"]
 
 # Shares of the rows, from the low end of the hash; the rest trains.
 TEST_SHARE, CALIBRATION_SHARE, VALIDATION_SHARE = 0.20, 0.08, 0.07
+_BY_HASH = ("test", "calibration", "validation", "train")
 
 # The held-out rows of stochastic data are binarised once, with this seed, so that every model sees the same bits.
 BINARIZATION_SEED = 0
 
 _FASHION_SHAPE = (70_000, 28, 28)
 _FASHION_TEST_BITS = "25f0d69b40ae46a7566c3c5fb8650d55ec964d5c10d88ced01e3afa36df0cb90"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class numbers (int64) of the rows of each part, and what the classes are called."""
+
+    names: tuple[str, ...]
+    train: Array
+    validation: Array
+    calibration: Array
+    test: Array
+
+    @classmethod
+    def of(cls, dataset: Dataset, parts: Mapping[str, NDArray[np.intp]]) -> "Labels | None":
+        """The classes are the different values of y in ascending order; None where the data have no y."""
+        if dataset.y is None:
+            return None
+        values, numbers = np.unique(dataset.y, return_inverse=True)
+        return cls(tuple(map(str, values)), **{part: numbers[rows].astype(np.int64) for part, rows in parts.items()})
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class Split:
     validation: Array
     calibration: Array
     test: Array
+    labels: "Labels | None" = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -54,7 +76,8 @@ def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
     edges = np.cumsum([TEST_SHARE, CALIBRATION_SHARE, VALIDATION_SHARE])
     place = positions(x)
     part = np.searchsorted(edges, place, side="right")
-    test, calibration, validation, train = (x[part == number] for number in range(4))
+    where = {name: np.flatnonzero(part == number) for number, name in enumerate(_BY_HASH)}
+    test, calibration, validation, train = (x[where[name]] for name in _BY_HASH)
     if binarization == "stochastic":
         intensities(dataset.name, x)  # refuses the whole before it is cut up
         train = train.astype(np.float32 if x.dtype.kind == "f" else np.uint8)
@@ -63,7 +86,7 @@ def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
             binarize(intensities(dataset.name, rows), first_index=number << 40)
             for number, rows in enumerate((test, calibration, validation))
         )
-    found = Split(train, validation, calibration, test)
+    found = Split(train, validation, calibration, test, Labels.of(dataset, where))
     if empty := [name for name, size in found.sizes.items() if size < 2]:
         rows, distinct = len(x), len(np.unique(place))
         repeated = f", {distinct} of them distinct," if distinct < rows else ""
@@ -85,14 +108,22 @@ def fashion_split(dataset: Dataset, *, binary: bool) -> Split:
         raise InvalidDataset(f"{dataset.name}: Fashion-MNIST has shape {_FASHION_SHAPE}, this is {dataset.x.shape}")
     held_out = dataset.x[50_000:60_000]
     calibrates = positions(held_out) < 0.5
+    where = {
+        "train": np.arange(50_000),
+        "validation": 50_000 + np.flatnonzero(~calibrates),
+        "calibration": 50_000 + np.flatnonzero(calibrates),
+        "test": np.arange(60_000, 70_000),
+    }
+    labels = Labels.of(dataset, where)
     if not binary:
-        return Split(dataset.x[:50_000], held_out[~calibrates], held_out[calibrates], dataset.x[60_000:])
+        return Split(**{part: dataset.x[rows] for part, rows in where.items()}, labels=labels)
     held_out = intensities(dataset.name, held_out)
     return Split(
         train=dataset.x[:50_000],
         validation=binarize(held_out[~calibrates], first_index=0),
         calibration=binarize(held_out[calibrates], first_index=1 << 40),
         test=fashion_test_bits(dataset.x[60_000:]),
+        labels=labels,
     )
 
 

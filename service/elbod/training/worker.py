@@ -21,11 +21,13 @@ from elbod.training.metrics import headline
 from elbod.training.progress import Listener, Silence
 from elbod.training.publish import History, Material, make_draft
 from elbod.training.recipes import Recipe
-from elbod.training.splits import Split, fashion_split, split
+from elbod.training.splits import Labels, Split, fashion_split, split
 from elbod_store import Conflict, Manifest, ModelStore
 from elbod_store.names import check_alias, check_name
 
 _MAX_LEVELS = 65_536
+# Without a given label a row is scored under each of them.
+_MAX_LABELS = 1_000
 
 
 def run_training(
@@ -66,8 +68,7 @@ def run_training(
             + ", ".join(f"{rows:,} {part}" for part, rows in parts.sizes.items())
             + f" rows of {dataset.name}, {place.type}"
         )
-        train, validation = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
-        loop = Loop(generator, train, validation, recipe, seed, place, also_every=publish_every)
+        loop = Loop(generator, parts, recipe, seed, place, also_every=publish_every)
 
         def publish(weights: Generator, point: Point) -> Manifest:
             history = History(
@@ -113,6 +114,7 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
         if recipe.binarization is None:
             datasets.check_support(dataset.name, dataset.x, likelihood)
         parts = cut(recipe, dataset, likelihood)
+        labels = _labels(recipe, dataset, parts)
         blueprint = Blueprint(
             family=recipe.family,
             spec=recipe.spec,
@@ -120,6 +122,7 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
             event_shape=dataset.event_shape,
             levels=likelihood.levels,
             binarization=recipe.binarization,
+            labels=None if labels is None else labels.names,
         )
         # Layers draw their initial weights from torch's global generator: give it this run's seed, then restore it.
         with torch.random.fork_rng(devices=[]):
@@ -133,10 +136,26 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
         train = torch.from_numpy(parts.train)
         if recipe.binarization == "stochastic" and train.dtype == torch.uint8:
             train = train / 255
-        generator.initialize(train)
+        generator.initialize(train, None if labels is None else torch.from_numpy(labels.train))
     except ValueError as error:
         raise InvalidDataset(f"{dataset.name}: {error}") from error
     return generator, parts
+
+
+def _labels(recipe: Recipe, dataset: Dataset, parts: Split) -> Labels | None:
+    """The labels of a conditional family's data; None for all others, which do not look at them."""
+    if not checkpoint.family(recipe.family).conditional:
+        return None
+    if parts.labels is None:
+        raise InvalidDataset(
+            f"{dataset.name} has no labels, which family {recipe.family!r} is conditional on: "
+            "an .npz needs an array y of one label a row, a folder of IDX files train-labels*"
+        )
+    if len(parts.labels.names) > _MAX_LABELS:
+        raise InvalidDataset(
+            f"{dataset.name} has {len(parts.labels.names):,} different labels, the limit is {_MAX_LABELS:,}"
+        )
+    return parts.labels
 
 
 def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
@@ -164,7 +183,8 @@ def cut(recipe: Recipe, dataset: Dataset, likelihood: Likelihood) -> Split:
         np.ascontiguousarray(x, dtype) for x in (parts.train, parts.validation, parts.calibration, parts.test)
     )
     # Grey values that are still to be binarised keep their own dtype.
-    return Split(parts.train if recipe.binarization == "stochastic" else train, validation, calibration, test)
+    train = parts.train if recipe.binarization == "stochastic" else train
+    return Split(train, validation, calibration, test, parts.labels)
 
 
 def _device(name: str) -> torch.device:
