@@ -12,7 +12,7 @@ import torch
 
 from elbod.generators.base import Blueprint
 from elbod_store import ModelStore
-from tests.support import BITS, LEVELS, LINEAR, MIXTURE, Server, build_generator, publish
+from tests.support import BITS, LABELS, LEVELS, LINEAR, MIXTURE, Server, build_generator, publish
 
 # Wide enough that linear algebra would share the pseudo-inputs' rows out among threads.
 WIDE_VAMP = Blueprint(
@@ -35,6 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     publish(store, "real", Blueprint(**{**vars(LEVELS), "likelihood": "gaussian", "levels": None}))
     publish(store, "unit", Blueprint(**{**vars(LEVELS), "likelihood": "continuous_bernoulli", "levels": None}))
     publish(store, "bits", BITS)
+    publish(store, "labels", LABELS)
     publish(store, "mixture", MIXTURE)
     publish(store, "vamp", WIDE_VAMP)
     return store
@@ -264,3 +265,51 @@ def test_a_model_that_does_not_say_how_its_rows_were_split_needs_rows(run, store
     done = run("score", "--model", "levels", "--store", store.objects.url)
     assert done.returncode == 1
     assert "give rows with --data" in done.stderr
+
+
+def test_a_conditional_model_scores_the_marginal_or_given_the_labels_of_the_data(run, store, rows, tmp_path):
+    table = tmp_path / "labelled.npz"
+    x = np.load(rows)
+    np.savez(table, x=x, y=np.arange(30) % 3)
+    names = Blueprint(**{**vars(LABELS), "labels": ("0", "1", "2")})
+    publish(store, "numbers", names)
+    arguments = ("score", "--store", store.objects.url, "--model", "numbers", "--data", str(table), "--json")
+    outputs = tmp_path / "marginal.npz", tmp_path / "given.npz"
+    marginal = run(*arguments, "--output", str(outputs[0]), "--importance-samples", "3")
+    given = run(*arguments, "--output", str(outputs[1]), "--given-labels", "--num-samples", "2")
+    assert (marginal.returncode, given.returncode) == (0, 0), marginal.stderr + given.stderr
+    reports = [json.loads(done.stdout) for done in (marginal, given)]
+    assert [report["conditional_on"] for report in reports] == [None, "label"]
+    server = Server(store.objects.url, tmp_path / "log", "--model", "numbers")
+    try:
+        fields = {"seed": 0, "x": x.tolist()}
+        plain = httpx.post(f"{server.url}/elbo", json=fields | {"num_importance_samples": 3}, timeout=60).json()
+        labelled = fields | {"label": (np.arange(30) % 3).tolist(), "num_samples": 2}
+        conditional = httpx.post(f"{server.url}/elbo", json=labelled, timeout=60).json()
+    finally:
+        server.stop()
+    for output, answer in zip(outputs, (plain, conditional), strict=True):
+        assert np.load(output)["elbo"].tolist() == answer["elbo"]
+    assert np.load(outputs[0])["iwae"].tolist() == plain["iwae"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "labels", "--given-labels"], "have no labels"),
+        (["--model", "levels", "--given-labels"], "levels@2 is not conditional on labels"),
+    ],
+)
+def test_labels_that_nobody_knows_are_one_clear_line(run, store, rows, arguments, message):
+    done = run("score", "--store", store.objects.url, "--data", str(rows), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_labels_that_the_model_does_not_have_are_named(run, store, rows, tmp_path):
+    table = tmp_path / "strange.npz"
+    np.savez(table, x=np.load(rows), y=np.full(30, 9))
+    done = run("score", "--store", store.objects.url, "--model", "labels", "--data", str(table), "--given-labels")
+    assert done.returncode == 1
+    assert "y[0] is 9, no label of labels@1: it has cat, dog, owl" in done.stderr

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, but for the server's address and the model's name."""
+"""The README's examples run as they stand, but for the server's address and the models' names."""
 
 import re
 from pathlib import Path
@@ -16,4 +16,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_of_the_readme_runs(example: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELBOD_URL", server.url)
-    exec(example.replace("http://127.0.0.1:8000", server.url).replace("digits", "levels"), {"Client": Client})
+    served = {"http://127.0.0.1:8000": server.url, '"digits-labels"': '"labels"', '"digits"': '"levels"'}
+    for written, there in served.items():
+        example = example.replace(written, there)
+    exec(example, {"Client": Client})

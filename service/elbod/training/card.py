@@ -34,9 +34,8 @@ def write_card(
     levels = "" if blueprint.levels is None else f", {blueprint.levels} levels"
     spec = ", ".join(f"{key} {value}" for key, value in blueprint.spec.items())
     names = blueprint.labels
-    labels = (
-        "" if names is None else f"\nConditional on a label: {', '.join(f'{i} {n!r}' for i, n in enumerate(names))}."
-    )
+    classes = ", ".join(f"{number} is {name!r}" for number, name in enumerate(names or ()))
+    labels = f"\nIt is conditional on a label: {classes}." if names else ""
     sizes = ", ".join(f"{size:,} {part}" for part, size in parts.sizes.items())
     binarization = {
         None: "none",
