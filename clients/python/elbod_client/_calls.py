@@ -10,7 +10,7 @@ import httpx
 from numpy.typing import ArrayLike
 
 from elbod_client import _answers, _safetensors
-from elbod_client._arrays import as_wire
+from elbod_client._arrays import as_labels, as_wire
 from elbod_client._results import Binarize, Include, Output, Posterior, PublishedModel, Samples, Scores
 
 T = TypeVar("T")
@@ -37,22 +37,25 @@ def sample(
     first_index: SupportsIndex,
     z: ArrayLike | None,
     x: ArrayLike | None,
+    label: ArrayLike | None,
     temperature: float,
     output: Output,
     model: str | None,
 ) -> Call[Samples]:
+    n = None if num_samples is None else _integer("num_samples", num_samples)
     fields = {
         **_common(seed, first_index, model),
-        "num_samples": None if num_samples is None else _integer("num_samples", num_samples),
+        "num_samples": n,
         "temperature": float(temperature),
         "output": output,
     }
-    return _verb("/sample", fields, {"z": z, "x": x}, _answers.samples)
+    return _verb("/sample", fields, {"z": z, "x": x}, label, _answers.samples, rows=n)
 
 
 def encode(
     x: ArrayLike,
     *,
+    label: ArrayLike | None,
     num_samples: SupportsIndex,
     seed: SupportsIndex | None,
     first_index: SupportsIndex,
@@ -64,12 +67,13 @@ def encode(
         "num_samples": _integer("num_samples", num_samples),
         "binarize": binarize,
     }
-    return _verb("/encode", fields, {"x": x}, _answers.posterior)
+    return _verb("/encode", fields, {"x": x}, label, _answers.posterior)
 
 
 def elbo(
     x: ArrayLike,
     *,
+    label: ArrayLike | None,
     num_samples: SupportsIndex | None,
     num_importance_samples: SupportsIndex,
     target_standard_error: float | None,
@@ -89,7 +93,7 @@ def elbo(
         "binarize": binarize,
         "include": list(include),
     }
-    return _verb("/elbo", fields, {"x": x}, _answers.scores)
+    return _verb("/elbo", fields, {"x": x}, label, _answers.scores)
 
 
 def _get(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
@@ -121,10 +125,18 @@ def _verb(
     path: str,
     fields: Mapping[str, object],
     arrays: Mapping[str, ArrayLike | None],
+    label: ArrayLike | None,
     read: Callable[[httpx.Response], T],
+    *,
+    rows: int | None = None,
 ) -> Call[T]:
+    """`rows`: how many there are where no array says it, if that is known."""
     # What is not given is not sent: an older server refuses fields that it does not know.
     given = {name: value for name, value in fields.items() if value is not None}
     tensors = {name: as_wire(name, value) for name, value in arrays.items() if value is not None}
+    if label is not None:
+        rows = next((len(tensor) for tensor in tensors.values() if tensor.ndim), rows)
+        # First, since eight bytes a label leave the others aligned.
+        tensors = {"label": as_labels(label, rows), **tensors}
     headers = {"Content-Type": _safetensors.MEDIA_TYPE, "Accept": _safetensors.MEDIA_TYPE}
     return Call("POST", path, read, headers, _safetensors.write(given, tensors))

@@ -63,16 +63,18 @@ class Client:
         first_index: SupportsIndex = 0,
         z: ArrayLike | None = None,
         x: ArrayLike | None = None,
+        label: ArrayLike | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
         model: str | None = None,
     ) -> Samples:
         """Draw x ~ p(x|z) with z from the prior, from given latents `z`, or from q(z|x) of given rows `x`.
 
-        num_samples: n, default 1; not with `z` or `x`, which give one output a row.
+        num_samples: n, by default one a label, or 1; not with `z` or `x`, which give one output a row.
         seed, first_index: the rows are examples first_index ... first_index + n - 1 of the seed, so ten calls of ten
             give the same as one of a hundred. A missing seed is drawn; the result has it.
         z: (n, latent_dim).  x: (n, *event_shape), data units.
+        label: the class to draw from, which a conditional model needs: one number for all rows, or n of them.
         temperature: scale of the randomness of z; 0 is its mean. Not with `z`.
         output: "sample", or "mean" for E[x|z]. Reconstruction is `x`, temperature=0, output="mean".
         """
@@ -82,6 +84,7 @@ class Client:
             first_index=first_index,
             z=z,
             x=x,
+            label=label,
             temperature=temperature,
             output=output,
             model=self._model(model),
@@ -92,20 +95,23 @@ class Client:
         self,
         x: ArrayLike,
         *,
+        label: ArrayLike | None = None,
         num_samples: SupportsIndex = 0,
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
         model: str | None = None,
     ) -> Posterior:
-        """Parameters of q(z|x) of each row, and `num_samples` draws from it.
+        """Parameters of q(z|x) of each row, and `num_samples` draws from it; given `label`, of q(z|x,y).
 
         x: (n, *event_shape), data units; with `binarize` in [0, 1]: "threshold" is x > 0.5, "stochastic" a Bernoulli
             draw of each value.
+        label: the class of each row, which a conditional model needs: one number for all rows, or n of them.
         seed, first_index: as in `sample`; the draws are the ones that `elbo` uses.
         """
         call = _calls.encode(
             x,
+            label=label,
             num_samples=num_samples,
             seed=seed,
             first_index=first_index,
@@ -118,6 +124,7 @@ class Client:
         self,
         x: ArrayLike,
         *,
+        label: ArrayLike | None = None,
         num_samples: SupportsIndex | None = None,
         num_importance_samples: SupportsIndex = 0,
         target_standard_error: float | None = None,
@@ -130,6 +137,8 @@ class Client:
         """The evidence lower bound of each row, E_q[log p(x|z)] - KL(q(z|x) || p(z)), in nats.
 
         x, binarize: as in `encode`.
+        label: as in `encode`, and then the bound is one of log p(x|y). A conditional model without it bounds log p(x),
+            the marginal over its labels.
         num_samples: draws of z a row for the bound; 1 unless given.
         num_importance_samples: draws a row for the tighter importance-weighted bound; 0 for none.
         target_standard_error: nats; instead of num_samples, each row gets the draws that a pilot of 64 asks for.
@@ -138,6 +147,7 @@ class Client:
         """
         call = _calls.elbo(
             x,
+            label=label,
             num_samples=num_samples,
             num_importance_samples=num_importance_samples,
             target_standard_error=target_standard_error,

@@ -141,6 +141,8 @@ class Scores(_Result):
     quantile: of elbo among the model's reference_size calibration rows, with reference_num_samples draws, in (0, 1].
     typicality: conformal p-value of the same comparison, small is atypical; reference_reason says why both are None.
     target_met: bool, whether standard_error <= target_standard_error; then num_samples is (n,) int64, too.
+    conditional_on: "label": the scores bound log p(x|y) of the given labels y, not comparable with log p(x). None: they
+        bound log p(x), which a conditional model computes as the marginal over its labels.
 
     summary, likelihood, measure ("pmf" or "density"), units ("nats"), event_dims, kl_estimator, conditional_on,
     num_importance_samples, and num_samples without a target, hold for all rows.
