@@ -76,24 +76,26 @@ def test_bodies_that_wait_are_bounded_together(own: Server) -> None:
     assert httpx.post(f"{own.url}/elbo", json={"x": X}).status_code == 200
 
 
-def test_long_json_does_not_hold_up_other_callers(server: Server) -> None:
-    body = json.dumps({"x": np.ones((25_000, 8, 8), int).tolist()}, separators=(",", ":")).encode()
-    assert len(body) > 3_000_000
+def test_long_json_does_not_hold_up_other_callers(
+    served_store: ModelStore, start_server: Callable[..., Server]
+) -> None:
+    server = start_server(served_store.objects.url, "--model", "levels", ELBOD_MAX_ROWS="10")
+    body = json.dumps({"x": np.ones((150_000, 8, 8), int).tolist()}, separators=(",", ":")).encode()
     answer: list[httpx.Response] = []
-    thread = threading.Thread(
-        target=lambda: answer.append(
-            httpx.post(f"{server.url}/elbo", content=body, headers={"Content-Type": "application/json"}, timeout=60)
-        )
-    )
-    slowest = 0.0
-    with httpx.Client(base_url=server.url) as http:
-        http.get("/healthz")
+    answered = 0
+    with httpx.Client(base_url=server.url, timeout=60) as long, httpx.Client(base_url=server.url, timeout=60) as http:
+        for client in (long, http):
+            client.get("/healthz")
+        headers = {"Content-Type": "application/json"}
+        thread = threading.Thread(target=lambda: answer.append(long.post("/elbo", content=body, headers=headers)))
         thread.start()
         while thread.is_alive():
-            slowest = max(slowest, http.get("/healthz").elapsed.total_seconds())
+            http.get("/healthz")
+            answered += 1
     assert answer[0].status_code == 422
-    # Decoded on the loop, it would hold up another caller for most of its own time; busy machines are slow for both.
-    assert slowest < max(0.5, 0.5 * answer[0].elapsed.total_seconds())
+    # Decoded on the loop, it lets a few in while it arrives and none until it is done; counted, since time depends on
+    # what else the machine does.
+    assert answered > 20
 
 
 def test_json_has_a_limit_of_its_own(served_store: ModelStore, start_server: Callable[..., Server]) -> None:
