@@ -133,6 +133,20 @@ MUTANTS = (
         ("tests/generators/test_bounds.py",),
     ),
     Mutant(
+        "a label's divergence left out of the marginal",
+        f"{GENERATORS}/bounds.py",
+        "kl=mean(self.log_q - self.log_prior) + divergence",
+        "kl=mean(self.log_q - self.log_prior)",
+        ("tests/oracles/test_labels.py",),
+    ),
+    Mutant(
+        "labels of equal weight",
+        f"{GENERATORS}/bounds.py",
+        "joint = self.label_log_prob + self.log_weights.mean(axis=2)",
+        "joint = -np.log(len(self.label_log_prob)) + self.log_weights.mean(axis=2)",
+        ("tests/oracles/test_labels.py",),
+    ),
+    Mutant(
         "a conformal rank that forgets the row itself",
         f"{GENERATORS}/bounds.py",
         'upper = (1 + n - np.searchsorted(reference, scores, side="left")) / (n + 1)',

@@ -218,7 +218,7 @@ def _retire(store: ModelStore, name: str, keep: int | None, progress: Listener) 
 def _report(manifest: Manifest, progress: Listener) -> None:
     progress.note(f"held-out, {manifest.metrics['n']:,} test rows (baseline: independent elements)")
     for title, nats, bits in headline(manifest.metrics):
-        progress.note(f"  {title:<14}  {nats:>17} nats" + (f"  {bits} bits/dim" if bits else ""))
+        progress.note(f"  {title:<18}  {nats:>17} nats" + (f"  {bits} bits/dim" if bits else ""))
 
 
 def _bound(manifest: Manifest) -> str:
