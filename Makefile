@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint bench-fashion mutations clean
+.PHONY: install install-dev demo test lint bench-fashion bench-training bench-precision mutations clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -37,6 +37,13 @@ test: lint
 # Long runs, whose results are kept in benchmarks/RESULTS.md.
 bench-fashion: install
 	$(BIN)/python benchmarks/fashion_mnist.py
+
+# Steps a second next to pythae, which gets a virtual environment of its own; what float64 costs in a score.
+bench-training: install-dev
+	$(BIN)/python benchmarks/training.py
+
+bench-precision: install
+	$(BIN)/python benchmarks/precision.py
 
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev
