@@ -87,7 +87,7 @@ def check(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
         ("/sample", {"model": "labels", "label": [0, 1], "num_samples": 3}, ["shape [2]", "(3,)"], "/label"),
         ("/sample", {"model": "labels", "label": []}, ["label"], "/label"),
         ("/sample", {"model": "labels", "label": [0] * 5001}, ["the limit is 5000"], "/num_samples"),
-        ("/elbo", {"x": X * 5000, "model": "labels", "num_samples": 70}, ["1050000 row-draws", "split"], ""),
+        ("/elbo", {"x": X * 5000, "model": "labels", "num_samples": 70}, ["1050000 row-draws", "split", "all 3"], ""),
     ],
 )
 def test_values_that_cannot_be_used_are_named(

@@ -286,6 +286,9 @@ def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: d
     gate.open.set()
     first.result(30)
     engine.submit(Job(verb=Verb.SAMPLE, rows=3, seed=0), gate.resident).result(30)
+    one = Job(verb=Verb.ENCODE, rows=1, seed=0, x=np.zeros((1, 8, 8), np.uint8), num_samples=11)
+    with pytest.raises(InvalidInput, match="11 row-draws, the limit is 10: ask for fewer draws"):
+        engine.submit(one, gate.resident)
     with pytest.raises(InvalidInput, match="11 row-draws, the limit is 10: split"):
         engine.submit(Job(verb=Verb.SAMPLE, rows=11, seed=0), gate.resident)
     assert engine.drain(30)

@@ -68,7 +68,7 @@ class Engine:
             job.row_draws,
             work_bytes(job, resident.generator, CHUNK),
         )
-        self._refuse_oversized(rows, size)
+        self._refuse_oversized(job, rows, size)
         with self._changed:
             if self._draining:
                 raise Draining("the server is shutting down: try another one")
@@ -87,13 +87,16 @@ class Engine:
         future.add_done_callback(lambda _: self._release(rows, size))
         return future
 
-    def _refuse_oversized(self, rows: int, size: int) -> None:
+    def _refuse_oversized(self, job: Job, rows: int, size: int) -> None:
+        way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
+        if job.marginal_labels:
+            way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
         for what, amount, limit in (
             ("row-draws", rows, self._limits.max_queue_rows),
             ("bytes", size, self._limits.max_queue_bytes),
         ):
             if amount > limit:
-                raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: split its rows")
+                raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")
 
     @property
     def alive(self) -> bool:
