@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "densities in float32",
         "service/elbod/engine/runner.py",
-        "observation = generator.decode(z).double()",
-        "observation = generator.decode(z)",
+        "observation = generator.decode(z, self._label(generator, inputs.label)).double()",
+        "observation = generator.decode(z, self._label(generator, inputs.label))",
         ("tests/engine/test_engine.py",),
     ),
     Mutant(

@@ -23,9 +23,10 @@ class _Leaky:
         self.inner, self.leak = inner, leak
         for name in ("encode", "posterior", "prior", "latent_terms", "likelihood", "latent_dim", "event_shape"):
             setattr(self, name, getattr(inner, name))
+        self.blueprint, self.conditional = inner.blueprint, inner.conditional
         self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood
 
-    def decode(self, z: torch.Tensor) -> Observation:
+    def decode(self, z: torch.Tensor, label: torch.Tensor | None = None) -> Observation:
         if self.leak == "company":
             z = z + 1e-3 * z.mean()
         elif self.leak == "position":
