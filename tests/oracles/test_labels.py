@@ -126,3 +126,17 @@ def test_labels_that_say_the_same_make_no_difference() -> None:
         **{n: np.repeat(getattr(found, n)[:, :1], 3, axis=1) for n in ("reconstruction", "log_prior", "log_q")},
     )
     np.testing.assert_allclose(elbo(*same.marginal()).elbo, same.log_weights[:, 0].mean(1), rtol=0, atol=1e-12)
+
+
+def test_a_label_under_which_the_row_is_impossible_takes_no_part() -> None:
+    found = draws(*posterior(0.3, 1.2), 8)
+    impossible = replace(found, reconstruction=found.reconstruction.copy())
+    impossible.reconstruction[0, 1] = -np.inf
+    impossible.reconstruction[1, 2, 3] = -np.inf  # one draw of it is enough
+    bound = elbo(*impossible.marginal())
+    log_weights = impossible.log_weights.mean(2)
+    expected = np.logaddexp.reduce(np.log(PRIOR) + log_weights, axis=1)
+    np.testing.assert_allclose(bound.elbo, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(bound.elbo, bound.log_joint + bound.entropy, rtol=0, atol=1e-12)
+    assert impossible.posterior()[0, 1] == 0
+    assert np.isfinite(importance_weighted(impossible.marginal_log_weights()).iwae).all()

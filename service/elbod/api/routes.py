@@ -87,11 +87,12 @@ async def sample(request: Request) -> Response:
         raise InvalidInput.at("/temperature", "temperature scales the draw of z: it means nothing with a given z")
     # What has one entry a row says how many rows there are.
     counted = [array for array in (x, z) if array is not None]
-    if "num_samples" not in fields.model_fields_set:
-        counted += [array for array in (arrays.get("label"),) if array is not None and array.ndim and len(array)]
+    asked = arrays.get("label")
+    if asked is not None and asked.ndim and len(asked) and "num_samples" not in fields.model_fields_set:
+        counted.append(asked)
     rows = len(counted[0]) if counted else fields.num_samples
     check_count("num_samples", rows, limit)
-    label = check_labels(resident, arrays.get("label"), rows, required=True)
+    label = check_labels(resident, asked, rows, required=True)
     job = Job(
         verb=Verb.SAMPLE,
         rows=rows,

@@ -18,6 +18,7 @@ from elbod.generators.bounds import (
     bits_per_dim,
     elbo,
     importance_weighted,
+    mean_over_labels,
     rank,
 )
 
@@ -164,9 +165,7 @@ def _map(chunk: _Chunk, samples: int) -> Array:
     if chunk.labels is None:
         return found
     rho = chunk.labels.first(samples).posterior()
-    by_label = found.reshape(*rho.shape, *found.shape[1:])
-    averaged: Array = (rho.reshape(*rho.shape, *[1] * (found.ndim - 1)) * by_label).sum(axis=1)
-    return averaged
+    return mean_over_labels(rho, found.reshape(*rho.shape, *found.shape[1:]))
 
 
 def _bound(chunk: _Chunk, samples: int) -> Elbo:

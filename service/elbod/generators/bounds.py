@@ -8,6 +8,7 @@ fixed order, so a row's numbers do not depend on the rows beside it. Natural log
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,24 +99,32 @@ class LabelDraws:
         exp of the bound is sum p(y) prod_s w_{y,s}^(1/S), whose mean is at most sum p(y) E[w_y] (Jensen). Closed-form
         terms would not do: logsumexp is convex, and the noise of L_y could then raise the bound above log p(x).
         """
-        log_rho = self._log_posterior()
-        rho = np.exp(log_rho)
-        divergence = (rho * (log_rho - self.label_log_prob)).sum(axis=1, keepdims=True)
-
-        def mean(values: Floats) -> Floats:
-            averaged: Floats = (rho[..., None] * values).sum(axis=1)
-            return averaged
-
+        log_rho = self._log_posterior()[..., None]
+        log_prob = np.broadcast_to(self.label_log_prob[:, None], log_rho.shape)
+        mean = partial(mean_over_labels, np.exp(log_rho[..., 0]))
+        divergence = mean(log_rho - log_prob)
         return mean(self.reconstruction), PriorTerms(
             kl=mean(self.log_q - self.log_prior) + divergence,
-            log_prior=mean(self.log_prior) + (rho * self.label_log_prob).sum(axis=1, keepdims=True),
-            entropy=mean(-self.log_q) - (rho * log_rho).sum(axis=1, keepdims=True),
+            log_prior=mean(self.log_prior) + mean(log_prob),
+            entropy=mean(-self.log_q) - mean(log_rho),
         )
 
     def marginal_log_weights(self) -> Floats:
         """log W_s = logsumexp over y of log p(y) + log w_{y,s}, (n, S): importance weights of log p(x)."""
         weights: Floats = np.logaddexp.reduce(self.label_log_prob[:, None] + self.log_weights, axis=1)
         return weights
+
+
+def mean_over_labels(rho: Floats, values: Floats) -> Floats:
+    """sum over y of rho_y values_y, (n, ...), from (n, C) and (n, C, ...).
+
+    A label under which x is impossible takes no part: 0 times its infinity is 0 here.
+    """
+    weights = rho.reshape(*rho.shape, *[1] * (values.ndim - 2))
+    weighted = np.zeros(values.shape)
+    np.multiply(weights, values, out=weighted, where=weights > 0)
+    mean: Floats = weighted.sum(axis=1)
+    return mean
 
 
 @dataclass(frozen=True)
