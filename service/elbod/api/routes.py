@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -21,11 +22,21 @@ from elbod.api.service import service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
+from elbod.engine.tasks import MAY_BE_UNDEFINED
 from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX
 
-router = APIRouter()
+
+class _Verb(APIRoute):
+    """A route whose endpoint takes the request itself, without FastAPI's look at parameters that it does not have."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+router = APIRouter(route_class=_Verb)
 
 Fields = TypeVar("Fields", bound=schemas.Request)
 Arrays = dict[str, NDArray[Any]]
@@ -229,7 +240,10 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
         **_reference(job, resident),
     }
     # A column that is undefined for all rows is null as a whole.
-    arrays = {name: a if (a := columns.get(name)) is not None and not np.isnan(a).all() else None for name in _COLUMNS}
+    arrays = {name: columns.get(name) for name in _COLUMNS}
+    for name in MAY_BE_UNDEFINED:
+        if (values := arrays[name]) is not None and np.isnan(values).all():
+            arrays[name] = None
     arrays["reconstruction_map"] = scores.reconstruction_map
     if job.target_standard_error is None:
         return Answer(fields | {"num_samples": job.num_samples}, arrays)
