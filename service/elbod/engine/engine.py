@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-import torch
 
 from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
-from elbod.engine.runner import DrawInputs, Runner, row_dtype
+from elbod.engine.runner import DrawInputs, Runner, pin_thread, row_dtype
 from elbod.engine.tasks import Task, reduce_chunks
 from elbod.errors import Draining, ElbodError, InvalidInput, ModelFailure, QueueFull
 
@@ -161,8 +160,7 @@ class Engine:
             os._exit(_COMPUTE_DIED)
 
     def _serve(self) -> None:
-        # One intra-op thread: tiles are small, and bytes do not depend on how work was split.
-        torch.set_num_threads(1)
+        pin_thread()
         while (work := self._take()) is not None:
             lane, tile, tasks = work
             self._busy_since = time.monotonic()

@@ -86,6 +86,13 @@ def row_dtype(generator: Generator) -> type[np.floating[Any]]:
     return np.float32 if generator.likelihood.measure == "pmf" else np.float64
 
 
+def pin_thread() -> None:
+    """One intra-op thread for the calling thread; whatever runs a model calls it first, since matrix products of a
+    thread that never asked are split over all cores, whatever the process was told, and bytes depend on the split.
+    """
+    torch.set_num_threads(1)
+
+
 class Runner:
     """Runs tiles on one device."""
 
@@ -103,7 +110,7 @@ class Runner:
             device = choose_device(name)
         except ValueError as error:
             raise StartupError(str(error)) from error
-        torch.set_num_threads(1)
+        pin_thread()
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
