@@ -1,6 +1,7 @@
 """Many callers at once: same bytes, bounded queue, one caller's trouble is not another's."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.engine.tasks import Task
 from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 from elbod.generators.base import Generator
 from elbod.generators.likelihoods import Observation
@@ -113,20 +115,28 @@ class CountingRunner(Runner):
 def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
     residents: dict[str, Resident], large: dict[str, int]
 ) -> None:
-    """Two tiles of its own, of rows and of draws, and each time the one that runs and one of the large job's."""
+    """Beside the two of its own, of rows and of draws. Each next small job comes between two tiles of the large one."""
     runner = CountingRunner(torch.device("cpu"))
     engine = Engine(runner, Limits())
-    engine.start()
     x = np.zeros((large["rows"], 8, 8), np.uint8)
     job = Job(verb=Verb.ELBO, seed=0, x=x, **large)
+    small = replace(job, rows=1, x=x[:1], num_importance_samples=0)
+    begun, waited, enough = [0], [], threading.Event()
+
+    def answered(_: Sequence[tuple[Task, Outcome]]) -> None:
+        waited.append(runner.tiles - begun[0] - 2)
+        begun[0] = runner.tiles
+        if len(waited) == 20:
+            enough.set()
+        else:
+            engine.admit(small, residents["levels"], answered)
+
     running = engine.submit(job, residents["levels"])
-    for seed in range(20):
-        before = runner.tiles
-        small = replace(job, rows=1, seed=seed, x=x[:1], num_importance_samples=0)
-        engine.submit(small, residents["levels"]).result(60)
-        # One more may have begun before this thread looked.
-        assert runner.tiles - before <= 2 + 2 * 2 + 1
-        assert not running.done()
+    engine.admit(small, residents["levels"], answered)
+    engine.start()
+    assert enough.wait(60)
+    assert not running.done()
+    assert max(waited) <= 2
     running.cancel()
     assert engine.drain(60)
 

@@ -15,7 +15,9 @@ from elbod.engine.loading import CPU_TILES, Resident, load
 from elbod.engine.runner import Runner
 from elbod.engine.selftest import proved_sizes
 from elbod.errors import ModelFailure
+from elbod.generators.base import Drawn, Generator
 from elbod.generators.likelihoods import Observation
+from elbod.generators.posteriors import Posterior
 from elbod.generators.vae import VAE
 from elbod_store import Draft, ModelStore
 
@@ -29,6 +31,9 @@ class _Leaky:
             setattr(self, name, getattr(inner, name))
         self.blueprint, self.conditional = inner.blueprint, inner.conditional
         self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood
+
+    def draw(self, q: Posterior, noise: torch.Tensor, label: torch.Tensor | None = None) -> Drawn:
+        return Generator.draw(self, q, noise, label)  # type: ignore[arg-type]
 
     def decode(self, z: torch.Tensor, label: torch.Tensor | None = None) -> Observation:
         if self.leak == "company":

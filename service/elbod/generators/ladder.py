@@ -156,7 +156,8 @@ class _Group(nn.Module):
 
     def step(self, h: Tensor, carried: Tensor, z: Tensor) -> Tensor:
         height, width = h.shape[2:]
-        image = z.unflatten(1, (self.latent_channels, height, width)).to(h.dtype)
+        # Contiguous first: a slice of all groups has other strides than a draw, and with them other kernels.
+        image = z.contiguous().unflatten(1, (self.latent_channels, height, width)).to(h.dtype)
         state: Tensor = self.after(h + carried + self.merge(image.contiguous(memory_format=torch.channels_last)))
         return state
 
