@@ -85,4 +85,6 @@ class RequestLog:
                 "status": status,
                 "seconds": round(time.perf_counter() - started, 6),
             }
+            if "key" in scope["state"]:
+                fields["key_id"] = scope["state"]["key"].id
             logger.info("%s %s %s", scope["method"], scope["path"], status, extra={"fields": fields})

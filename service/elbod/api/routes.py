@@ -56,7 +56,8 @@ def _documented(
     offered: dict[str, Any] = {wire.SAFETENSORS_TYPE: {"schema": tensors}}
     offered |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media}
     problems = {
-        status: {"model": schemas.Problem} for status in (400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+        status: {"model": schemas.Problem}
+        for status in (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
     }
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
