@@ -11,9 +11,8 @@ import pytest
 from elbod.api import schemas
 from elbod.api.admin import AliasMove
 from elbod_store import ModelStore
-from tests.api.test_keys import add, bearer
 from tests.api.test_refusals import check
-from tests.support import LEVELS, Server, publish, wait_for
+from tests.support import LEVELS, Server, bearer, issue_key, publish, wait_for
 
 ALIAS = "/models/levels/aliases/production"
 
@@ -165,8 +164,8 @@ def test_with_keys_only_the_admins_may_and_the_log_has_the_key_id(
     store: ModelStore, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     path = tmp_path / "keys.json"
-    _, infer = add(path, "infer")
-    admin_id, admin = add(path, "admin")
+    _, infer = issue_key(path, "infer")
+    admin_id, admin = issue_key(path, "admin")
     server = start_server(store.objects.url, "--admin", "--keys-file", str(path))
     check(put(server, version=1), 401)
     check(put(server, version=1, headers=bearer(infer)), 403, "admin")

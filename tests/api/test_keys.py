@@ -2,16 +2,13 @@
 
 import contextlib
 import json
-import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from elbod_client import Client, Forbidden, Unauthorized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,27 +16,17 @@ from elbod import errors
 from elbod.api import keys
 from elbod.api.keys import KeyRing
 from elbod.api.security import AllowedHosts, needed_scopes
+from elbod_client import Client, Forbidden, Unauthorized
 from elbod_store import ModelStore
 from tests.api.test_refusals import check
-from tests.support import Server, wait_for
+from tests.support import Server, bearer, issue_key, wait_for
 
 X = [[[0] * 8] * 8]
 WRONG = "elbod_000000000000_" + "A" * 43
 
 
-def add(path: Path, *scopes: keys.Scope, name: str = "ada") -> tuple[str, str]:
-    """(id, key) of a new key in the file."""
-    key, text = keys.generate(name, scopes)
-    keys.change(path, lambda present: [*present, key])
-    return key.id, text
-
-
 def revoke(path: Path, identity: str) -> None:
     keys.change(path, lambda present: [key for key in present if key.id != identity])
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 class Guarded:
@@ -54,8 +41,8 @@ class Guarded:
 def guarded(served_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
     path = folder / "keys.json"
-    _, infer = add(path, "infer")
-    _, admin = add(path, "admin")
+    _, infer = issue_key(path, "infer")
+    _, admin = issue_key(path, "admin")
     flags = ("--model", "levels", "--keys-file", str(path))
     server = Server(served_store.objects.url, folder / "log", *flags)
     yield Guarded(server, path, infer, admin)
@@ -145,7 +132,7 @@ def test_a_caller_without_a_key_is_refused_before_the_body_is_sent(guarded: Guar
 
 
 def test_an_added_key_opens_and_a_revoked_one_closes_without_a_restart(guarded: Guarded) -> None:
-    identity, key = add(guarded.path, "infer", name="eve")
+    identity, key = issue_key(guarded.path, "infer", name="eve")
 
     def status() -> int:
         return httpx.get(f"{guarded.url}/models", headers=bearer(key)).status_code
@@ -172,7 +159,7 @@ def test_a_broken_file_changes_nothing_and_the_log_says_why(guarded: Guarded) ->
 def test_neither_keys_nor_inputs_are_in_the_log_and_ids_are(
     served_store: ModelStore, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    identity, key = add(tmp_path / "keys.json", "infer")
+    identity, key = issue_key(tmp_path / "keys.json", "infer")
     server = start_server(served_store.objects.url, "--model", "linear", "--keys-file", str(tmp_path / "keys.json"))
     value = 0.8414709848
     bodies: list[Any] = [{"x": [[value] * 6]}, {"x": [[value] * 5]}, {"x": value}, {"colour": str(value)}]
@@ -211,7 +198,7 @@ def test_a_host_that_is_not_listed_is_400_and_a_listed_one_served(
 def test_a_listed_origin_may_ask_from_a_browser_and_read_why_it_was_refused(
     served_store: ModelStore, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    _, key = add(tmp_path / "keys.json", "infer")
+    _, key = issue_key(tmp_path / "keys.json", "infer")
     origin, other = "https://page.example", "https://evil.example"
     server = start_server(
         served_store.objects.url, "--keys-file", str(tmp_path / "keys.json"), ELBOD_CORS_ORIGINS=origin
@@ -250,10 +237,10 @@ def test_the_document_asks_for_a_key_where_the_server_does(guarded: Guarded) -> 
 
 def test_a_written_file_is_its_owners_alone_and_keeps_what_its_owner_gave(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    add(path, "infer")
+    issue_key(path, "infer")
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o640)
-    add(path, "infer")
+    issue_key(path, "infer")
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(child.name for child in tmp_path.iterdir()) == ["keys.json", "keys.json.lock"]
 
@@ -261,9 +248,9 @@ def test_a_written_file_is_its_owners_alone_and_keeps_what_its_owner_gave(tmp_pa
 def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "keys.json"
-    add(tmp_path / "real/keys.json", "infer")
+    issue_key(tmp_path / "real/keys.json", "infer")
     link.symlink_to(tmp_path / "real/keys.json")
-    add(link, "infer")
+    issue_key(link, "infer")
     assert link.is_symlink()
     assert len(keys.read(tmp_path / "real/keys.json").keys) == 2
 
@@ -302,7 +289,7 @@ def test_a_malformed_file_is_one_line_that_says_where(tmp_path: Path, text: Any,
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o666])
 def test_a_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
-    add(tmp_path / "keys.json", "infer")
+    issue_key(tmp_path / "keys.json", "infer")
     (tmp_path / "keys.json").chmod(mode)
     with pytest.raises(errors.StartupError, match="open to others"):
         keys.read(tmp_path / "keys.json")
@@ -310,9 +297,9 @@ def test_a_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: i
 
 def test_permissions_that_go_bad_while_the_server_runs_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    _, first = add(path, "infer")
+    _, first = issue_key(path, "infer")
     ring = KeyRing(path, now=0)
-    _, second = add(path, "infer")
+    _, second = issue_key(path, "infer")
     path.chmod(0o666)
     assert ring.find(first.encode(), now=2)
     with pytest.raises(errors.Unauthorized):
@@ -323,18 +310,18 @@ def test_permissions_that_go_bad_while_the_server_runs_change_nothing(tmp_path: 
 
 def test_a_file_that_vanishes_keeps_its_keys_until_it_is_back(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    _, key = add(path, "infer")
+    _, key = issue_key(path, "infer")
     ring = KeyRing(path, now=0)
     path.rename(tmp_path / "away")
     assert ring.find(key.encode(), now=2)
-    add(path, "infer")
+    issue_key(path, "infer")
     with pytest.raises(errors.Unauthorized):
         ring.find(key.encode(), now=4)
 
 
 def test_the_file_is_looked_at_once_a_second_at_most(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    identity, key = add(path, "infer")
+    identity, key = issue_key(path, "infer")
     ring = KeyRing(path, now=100.0)
     revoke(path, identity)
     assert ring.find(key.encode(), now=100.9)
@@ -370,13 +357,13 @@ def test_a_ring_finds_the_keys_that_were_added_and_not_revoked_and_no_others(
         else:
             assert ring.find(text.encode(), now=0) == key
         assert text not in path.read_text()
-        assert text.rpartition("_")[2] not in path.read_text()
+        assert text.split("_", 2)[2] not in path.read_text()
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[KeyRing, bytes]:
     path = tmp_path_factory.mktemp("one") / "keys.json"
-    _, text = add(path, "infer")
+    _, text = issue_key(path, "infer")
     return KeyRing(path, now=0), text.encode()
 
 
@@ -421,11 +408,3 @@ def test_only_listed_hosts_pass(host: str) -> None:
     name = host.removesuffix(":80") if not host.startswith("[") else host[1:].partition("]")[0]
     listed = name == "elbod.example" or name.partition(":")[0].endswith(".inside.example")
     assert not (passed[0] and not listed)
-
-
-def test_a_request_with_a_key_costs_microseconds(one: tuple[KeyRing, bytes]) -> None:
-    ring, key = one
-    started = time.perf_counter()
-    for _ in range(1000):
-        ring.find(key, now=0)
-    assert time.perf_counter() - started < 1.0

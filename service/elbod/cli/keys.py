@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, help="Keys of a server: add, list, revoke. A running server follows within a second."
-)
+app = typer.Typer(no_args_is_help=True, help="Who may ask a server: its keys, which a running one follows.")
 
 _KeysFile = Annotated[Path | None, typer.Option(help="The keys file; default: the setting keys_file.")]
 
