@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 @pytest.fixture
-def server(store: ModelStore, start_server: Callable[..., Server]) -> Server:
+def moving(store: ModelStore, start_server: Callable[..., Server]) -> Server:
     return start_server(store.objects.url, "--admin")
 
 
@@ -38,74 +38,74 @@ def delete(server: Server, headers: dict[str, str] | None = None, **body: Any) -
     return httpx.request("DELETE", server.url + ALIAS, json=body, headers=headers)
 
 
-def test_an_alias_is_promoted_and_rolled_back_and_the_service_follows(server: Server, store: ModelStore) -> None:
-    first = put(server, version=1, expected=None, why="first")
+def test_an_alias_is_promoted_and_rolled_back_and_the_service_follows(moving: Server, store: ModelStore) -> None:
+    first = put(moving, version=1, expected=None, why="first")
     assert first.status_code == 200
     move = AliasMove.model_validate(first.json())
     assert (move.name, move.alias, move.version, move.entry) == ("levels", "production", 1, 1)
     assert (move.who, move.why) == ("anonymous", "first")
-    assert put(server, version=3, expected=1).json()["entry"] == 2
+    assert put(moving, version=3, expected=1).json()["entry"] == 2
 
     def serving() -> int:
-        version: int = httpx.post(f"{server.url}/sample", json={}).json()["model"]["version"]
+        version: int = httpx.post(f"{moving.url}/sample", json={}).json()["model"]["version"]
         return version
 
     wait_for(lambda: serving() == 3, 10)
-    back = delete(server, expected=3, why="worse")
+    back = delete(moving, expected=3, why="worse")
     assert back.status_code == 200
     assert (back.json()["version"], back.json()["why"]) == (1, "worse")
     wait_for(lambda: serving() == 1, 10)
-    history = httpx.get(f"{server.url}/models/levels").json()["history"]["production"]
+    history = httpx.get(f"{moving.url}/models/levels").json()["history"]["production"]
     assert [(entry["version"], entry["why"]) for entry in history] == [(1, "first"), (3, "better"), (1, "worse")]
     assert history[-1] == {key: back.json()[key] for key in history[-1]}
 
 
-def test_a_rollback_needs_no_body(server: Server, store: ModelStore) -> None:
+def test_a_rollback_needs_no_body(moving: Server, store: ModelStore) -> None:
     for version in (1, 2):
-        assert put(server, version=version).status_code == 200
-    assert httpx.delete(server.url + ALIAS).json()["version"] == 1
+        assert put(moving, version=version).status_code == 200
+    assert httpx.delete(moving.url + ALIAS).json()["version"] == 1
     assert store.history("levels", "production")[-1].why == "rolled back"
 
 
-def test_a_lost_race_is_409_and_says_where_the_alias_is_now(server: Server, store: ModelStore) -> None:
-    check(put(server, version=1, expected=2), 409, "levels@production is not set")
-    assert put(server, version=2, expected=None).status_code == 200
+def test_a_lost_race_is_409_and_says_where_the_alias_is_now(moving: Server, store: ModelStore) -> None:
+    check(put(moving, version=1, expected=2), 409, "levels@production is not set")
+    assert put(moving, version=2, expected=None).status_code == 200
     for expected in (None, 1, 3):
-        check(put(server, version=1, expected=expected), 409, "names version 2", "anonymous", "better")
-        check(delete(server, expected=expected), 409, "names version 2")
+        check(put(moving, version=1, expected=expected), 409, "names version 2", "anonymous", "better")
+        check(delete(moving, expected=expected), 409, "names version 2")
     store.unalias("levels", "production", who="eve", why="over")
-    check(put(server, version=1, expected=2), 409, "is not set", "eve")
-    assert put(server, version=1, expected=None).status_code == 200
+    check(put(moving, version=1, expected=2), 409, "is not set", "eve")
+    assert put(moving, version=1, expected=None).status_code == 200
     assert store.aliases("levels") == {"production": 1}
 
 
-def test_of_many_promotions_that_expect_the_same_one_wins(server: Server, store: ModelStore) -> None:
+def test_of_many_promotions_that_expect_the_same_one_wins(moving: Server, store: ModelStore) -> None:
     for round_ in range(3):
         expected = store.aliases("levels").get("production")
         target = [version for version in (1, 2, 3) if version != expected]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda i: put(server, version=target[i % 2], expected=expected), range(8)))  # noqa: B023
+            answers = list(pool.map(lambda i: put(moving, version=target[i % 2], expected=expected), range(8)))  # noqa: B023
         assert sorted(answer.status_code for answer in answers) == [200] + [409] * 7
         assert len(store.history("levels", "production")) == round_ + 1
 
 
-def test_a_rollback_that_is_sent_twice_happens_once(server: Server, store: ModelStore) -> None:
+def test_a_rollback_that_is_sent_twice_happens_once(moving: Server, store: ModelStore) -> None:
     for version in (1, 2):
-        put(server, version=version)
+        put(moving, version=version)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: delete(server, expected=2), range(4)))
+        answers = list(pool.map(lambda _: delete(moving, expected=2), range(4)))
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
     assert store.aliases("levels") == {"production": 1}
 
 
-def test_what_is_not_there_is_404(server: Server, store: ModelStore) -> None:
-    check(put(server, "/models/nobody/aliases/production", version=1), 404, "nobody")
-    check(put(server, version=9), 404, "9")
-    check(delete(server), 404, "no alias 'production'")
-    put(server, version=1)
-    check(delete(server), 404, "no earlier version")
+def test_what_is_not_there_is_404(moving: Server, store: ModelStore) -> None:
+    check(put(moving, "/models/nobody/aliases/production", version=1), 404, "nobody")
+    check(put(moving, version=9), 404, "9")
+    check(delete(moving), 404, "no alias 'production'")
+    put(moving, version=1)
+    check(delete(moving), 404, "no earlier version")
     store.retire("levels", 2)
-    check(put(server, version=2), 404, "retired")
+    check(put(moving, version=2), 404, "retired")
     assert store.aliases("levels") == {"production": 1}
 
 
