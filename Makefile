@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint bench-fashion bench-training bench-precision mutations clean
+.PHONY: install install-dev demo test lint bench-fashion bench-training bench-precision mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -48,6 +48,11 @@ bench-precision: install
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev
 	$(BIN)/python benchmarks/mutations.py
+
+# The tests of the promise and of overload again, for minutes instead of seconds.
+adversary: install-dev
+	ELBOD_ADVERSARY_SECONDS=300 ELBOD_OVERLOAD_SECONDS=60 ELBOD_TINY_REQUESTS=100000 $(BIN)/pytest \
+	  --override-ini=timeout=3600 tests/e2e/test_adversary.py tests/api/test_hostile.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -80,6 +80,57 @@ def test_bytes_are_the_same_alone_and_in_any_company(
         assert same_bytes(arrays(future.result(60)), alone)
 
 
+@ANY_TIME
+@given(company=st.lists(st.tuples(jobs(), st.booleans()), min_size=2, max_size=8))
+def test_a_cancel_changes_no_neighbours_bytes(
+    engine: Engine, residents: dict[str, Resident], company: list[tuple[Job, bool]]
+) -> None:
+    levels = residents["levels"]
+    futures = [engine.submit(job, levels) for job, _ in company]
+    for future, (_, leaves) in zip(futures, company, strict=True):
+        if leaves:
+            future.cancel()
+    for future, (job, _) in zip(futures, company, strict=True):
+        if not future.cancelled():
+            assert same_bytes(arrays(future.result(60)), arrays(engine.submit(job, levels).result(60)))
+
+
+class CountingRunner(Runner):
+    """Counts the tiles that were begun."""
+
+    tiles = 0
+
+    def encode(self, *arguments: Any) -> Any:
+        self.tiles += 1
+        return super().encode(*arguments)
+
+    def draw(self, *arguments: Any) -> Any:
+        self.tiles += 1
+        return super().draw(*arguments)
+
+
+@pytest.mark.parametrize("large", [{"rows": 60_000}, {"rows": 40, "num_samples": 1, "num_importance_samples": 16_384}])
+def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
+    residents: dict[str, Resident], large: dict[str, int]
+) -> None:
+    """Two tiles of its own, of rows and of draws, and each time the one that runs and one of the large job's."""
+    runner = CountingRunner(torch.device("cpu"))
+    engine = Engine(runner, Limits())
+    engine.start()
+    x = np.zeros((large["rows"], 8, 8), np.uint8)
+    job = Job(verb=Verb.ELBO, seed=0, x=x, **large)
+    running = engine.submit(job, residents["levels"])
+    for seed in range(20):
+        before = runner.tiles
+        small = replace(job, rows=1, seed=seed, x=x[:1], num_importance_samples=0)
+        engine.submit(small, residents["levels"]).result(60)
+        # One more may have begun before this thread looked.
+        assert runner.tiles - before <= 2 + 2 * 2 + 1
+        assert not running.done()
+    running.cancel()
+    assert engine.drain(60)
+
+
 @pytest.mark.parametrize("name", ["levels", "flow_posterior", "ladder", "labels"])
 @ANY_TIME
 @given(job=jobs(), cut=st.integers(1, 69))

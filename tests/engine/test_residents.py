@@ -1,6 +1,8 @@
 """What a reference means now: loading on demand, hot swap, a bad version leaves the old one serving."""
 
 import json
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +139,7 @@ def test_the_least_recently_used_version_is_evicted_and_the_default_never(store:
         publish(store, "levels", LEVELS, seed)
     store.promote("levels", "production", 4, who="test", why="newest")
     size = open_residents(store, runner).acquire("levels@1").nbytes
-    residents = open_residents(store, runner, "levels", limit=3 * size)
+    residents = open_residents(store, runner, "levels", limit=int(3.5 * size))
     default = residents.acquire(None)
     for version in (1, 2):
         residents.acquire(f"levels@{version}")
@@ -145,6 +147,53 @@ def test_the_least_recently_used_version_is_evicted_and_the_default_never(store:
     residents.acquire("levels@3")
     assert residents.find(None) is default
     assert {resident.version for resident in residents.loaded()} == {4, 1, 3}
+
+
+def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS)
+    wide = replace(LEVELS, spec={"latent_dim": 5, "hidden": [480]})
+    publish(store, "wide", wide)
+    size = open_residents(store, runner).acquire("levels").nbytes
+    residents = open_residents(store, runner, "levels", limit=2 * size)
+    residents.acquire(None)
+    with pytest.raises(ModelFailure, match="/readyz"):
+        residents.acquire("wide")
+    assert f"max_loaded_bytes is {2 * size}" in residents.problems[0]
+    assert [str(resident) for resident in residents.loaded()] == ["levels@1"]
+    publish(store, "levels", wide)
+    residents.poll()
+    assert residents.acquire(None).version == 1
+    assert len(residents.problems) == 2
+
+
+def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, runner: Runner) -> None:
+    publish(store, "levels", LEVELS)
+    size = open_residents(store, runner).acquire("levels").nbytes
+    residents = open_residents(store, runner, "levels", limit=int(1.5 * size))
+    residents.acquire(None)
+    publish(store, "levels", LEVELS, 1)
+    residents.poll()
+    assert residents.acquire(None).version == 2
+    with pytest.raises(ModelFailure):
+        residents.acquire("levels@1")
+
+
+@pytest.mark.slow
+def test_memory_returns_after_eviction(store: ModelStore, runner: Runner) -> None:
+    """Models of 5 MB: sixty loads take no more memory than ten."""
+    large = replace(LEVELS, spec={"latent_dim": 5, "hidden": [700, 700]})
+    for seed in range(4):
+        publish(store, "levels", large, seed)
+    residents = open_residents(store, runner, "levels@1", limit=12_000_000)
+
+    def load(times: int) -> float:
+        for i in range(times):
+            residents.acquire(f"levels@{2 + i % 3}")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    few = load(10)
+    assert load(60) < few + 50
+    assert len(residents.loaded()) <= 2
 
 
 @pytest.mark.parametrize("left", ["nothing", "a file", "an empty folder"])

@@ -1,12 +1,16 @@
 """The proof at load that batches do not change bytes."""
 
+import threading
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save as save_safetensors
 
+from elbod.engine.engine import Engine, Limits
+from elbod.engine.jobs import Job, Scores, Verb
 from elbod.engine.loading import CPU_TILES, Resident, load
 from elbod.engine.runner import Runner
 from elbod.engine.selftest import proved_sizes
@@ -83,3 +87,24 @@ def test_a_version_that_does_not_reproduce_its_reference_is_refused(
     wrong = save_safetensors({"x": x.numpy(), "reconstruction_at_mode": score.numpy() * 1.001})
     with pytest.raises(ModelFailure, match="does not reproduce its reference: row 0"):
         load(store, store.publish(replace(good, reference=wrong)), runner)
+
+
+@pytest.mark.parametrize("name", ["vamp", "mixture", "ladder", "labels"])
+def test_a_model_loaded_on_any_thread_has_the_same_bytes(
+    served_store: ModelStore, runner: Runner, residents: dict[str, Resident], name: str
+) -> None:
+    """What a model computes once at load must not be split over the cores because the thread is new."""
+    loaded: list[Resident] = []
+    thread = threading.Thread(target=lambda: loaded.append(load(served_store, served_store.resolve(name), runner)))
+    thread.start()
+    thread.join()
+    job = Job(verb=Verb.ELBO, rows=3, seed=1, x=np.full((3, 8, 8), 5, np.uint8), num_samples=4)
+    if name == "labels":
+        job = replace(job, marginal_labels=3)
+    engine = Engine(runner, Limits())
+    engine.start()
+    first, second = (engine.submit(job, resident).result(60).value for resident in (residents[name], loaded[0]))
+    assert engine.drain(30)
+    assert isinstance(first, Scores)
+    assert isinstance(second, Scores)
+    assert first.columns["elbo"].tobytes() == second.columns["elbo"].tobytes()

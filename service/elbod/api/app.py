@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from elbod import __version__
-from elbod.api import admin, models, problems, routes, security
+from elbod.api import admin, links, models, problems, routes, security
 from elbod.api.logs import RequestLog
 from elbod.api.service import Service
 from elbod.settings import Settings
@@ -30,6 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.include_router(routes.router)
+    app.include_router(links.router)
     app.include_router(models.router)
     app.include_router(admin.router)
     security.install(app, settings)

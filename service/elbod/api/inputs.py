@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from elbod.engine.jobs import Binarize
 from elbod.engine.loading import Resident
 from elbod.errors import InvalidInput
+from elbod.generators.likelihoods import Likelihood
 
 Array = NDArray[Any]
 
@@ -24,12 +25,19 @@ def check_rows(resident: Resident, x: Array | None, *, binarize: Binarize | None
         if likelihood.name != "bernoulli":
             raise InvalidInput.at("/binarize", f"{model} has a {likelihood.name} likelihood: binarize is for bernoulli")
         _check_all(x, (x >= 0) & (x <= 1), f"binarize needs values in [0, 1] for {model}: divide grey levels by 255")
-    else:
+    elif not _are_levels(x, likelihood):
         supported = likelihood.supports(torch.from_numpy(x)).numpy()
         hint = f'pass binarize="stochastic" or publish an n-level {model}' if likelihood.name == "bernoulli" else ""
         message = f"{model} has a {likelihood.name} likelihood over {likelihood.support}"
         _check_all(x, supported, f"{message}: {hint}" if hint else message)
     return x
+
+
+def _are_levels(x: Array, likelihood: Likelihood) -> bool:
+    """Whether x are integers 0 ... levels-1 of a discrete likelihood: what most are, seen without a mask of all."""
+    if likelihood.measure != "pmf" or x.dtype.kind not in "iu" or likelihood.levels is None:
+        return False
+    return bool(x.min() >= 0 and x.max() < likelihood.levels)
 
 
 def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.float32]:

@@ -1,6 +1,8 @@
 """Request ids and the log: JSON lines on stderr, one a request, never with inputs or keys."""
 
+import contextlib
 import logging
+import os
 import re
 import sys
 import time
@@ -18,6 +20,7 @@ logger = logging.getLogger("elbod.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # What nginx calls it, and everybody since: the caller left before the answer.
 CLIENT_CLOSED_REQUEST = 499
+_STDERR = 2
 
 
 class JsonFormatter(logging.Formatter):
@@ -78,13 +81,25 @@ class RequestLog:
             status = 500
             await bug(Request(scope))(scope, receive, send_with_id)
         finally:
-            fields = {
-                "request_id": request_id.decode(),
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "seconds": round(time.perf_counter() - started, 6),
-            }
-            if "key" in scope["state"]:
-                fields["key_id"] = scope["state"]["key"].id
-            logger.info("%s %s %s", scope["method"], scope["path"], status, extra={"fields": fields})
+            if logger.isEnabledFor(logging.INFO):
+                _log_access(scope, request_id.decode(), status, time.perf_counter() - started)
+
+
+def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    """One line in one write: `logging` would take a tenth of a small request's time, and other workers write, too."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": "info",
+        "logger": logger.name,
+        "message": f"{scope['method']} {scope['path']} {status}",
+        "request_id": request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "seconds": round(seconds, 6),
+    }
+    if "key" in scope["state"]:
+        line["key_id"] = scope["state"]["key"].id
+    # A log that cannot be written (a full disk, a closed pipe) must not fail what was answered.
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -21,11 +22,21 @@ from elbod.api.service import service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
+from elbod.engine.tasks import MAY_BE_UNDEFINED
 from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX
 
-router = APIRouter()
+
+class _Verb(APIRoute):
+    """A route whose endpoint takes the request itself, without FastAPI's look at parameters that it does not have."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+router = APIRouter(route_class=_Verb)
 
 Fields = TypeVar("Fields", bound=schemas.Request)
 Arrays = dict[str, NDArray[Any]]
@@ -33,6 +44,9 @@ Arrays = dict[str, NDArray[Any]]
 _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
 # Longer JSON is decoded on a thread: the loop has other callers.
 _INLINE_JSON = 64 * 1024
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem} for status in (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+}
 _X = "(n, *event_shape) in data units"
 
 
@@ -42,6 +56,28 @@ class Answer:
 
     fields: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a request began, was parsed, and (set by `encoding`) began to be written, by `time.perf_counter`."""
+
+    started: float
+    parsed: float
+    computed: float | None = None
+
+    def encoding(self) -> "Timing":
+        return Timing(self.started, self.parsed, time.perf_counter())
+
+    def header(self, result: Result) -> dict[str, str]:
+        """`Server-Timing`, in milliseconds."""
+        now = time.perf_counter()
+        encode = 0.0 if self.computed is None else now - self.computed
+        return {
+            "Server-Timing": f"parse;dur={(self.parsed - self.started) * 1e3:.3f}, "
+            f"queue;dur={result.queue_seconds * 1e3:.3f}, compute;dur={result.compute_seconds * 1e3:.3f}, "
+            f"encode;dur={encode * 1e3:.3f}"
+        }
 
 
 def _documented(
@@ -55,13 +91,9 @@ def _documented(
     }
     offered: dict[str, Any] = {wire.SAFETENSORS_TYPE: {"schema": tensors}}
     offered |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media}
-    problems = {
-        status: {"model": schemas.Problem}
-        for status in (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
-    }
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
-        "responses": {200: {"model": response, "content": offered}} | problems,
+        "responses": {200: {"model": response, "content": offered}} | PROBLEMS,
     }
 
 
@@ -77,9 +109,16 @@ async def sample(request: Request) -> Response:
     media = _media_type(request, (*_DATA_TYPES, wire.PNG_TYPE))
     fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z", "label"))
     resident = await service.resident(fields.model)
-    limit = service.settings.max_rows
-    x = check_rows(resident, arrays["x"], binarize=None, max_rows=limit) if "x" in arrays else None
-    z = check_latents(resident, arrays["z"], max_rows=limit) if "z" in arrays else None
+    job = sample_job(fields, arrays, resident, service.settings.max_rows)
+    parsed = time.perf_counter()
+    result = await service.run(job, resident, request)
+    return await sample_response(job, resident, result, media, Timing(started, parsed), fields.encoding)
+
+
+def sample_job(fields: schemas.SampleRequest, arrays: Arrays, resident: Resident, max_rows: int) -> Job:
+    """What a request for samples asks of the engine. Raises InvalidInput."""
+    x = check_rows(resident, arrays["x"], binarize=None, max_rows=max_rows) if "x" in arrays else None
+    z = check_latents(resident, arrays["z"], max_rows=max_rows) if "z" in arrays else None
     if x is not None and z is not None:
         raise InvalidInput.at("/z", "both z and x are given: z says what to decode, x what to vary")
     if (x is not None or z is not None) and "num_samples" in fields.model_fields_set:
@@ -92,28 +131,32 @@ async def sample(request: Request) -> Response:
     if asked is not None and asked.ndim and len(asked) and "num_samples" not in fields.model_fields_set:
         counted.append(asked)
     rows = len(counted[0]) if counted else fields.num_samples
-    check_count("num_samples", rows, limit)
-    label = check_labels(resident, asked, rows, required=True)
-    job = Job(
+    check_count("num_samples", rows, max_rows)
+    return Job(
         verb=Verb.SAMPLE,
         rows=rows,
         seed=_seed(fields),
         first_index=_first_index(fields, rows),
         x=x,
         z=z,
-        label=label,
+        label=check_labels(resident, asked, rows, required=True),
         temperature=fields.temperature,
         output=fields.output,
     )
-    parsed = time.perf_counter()
-    result = await service.run(job, resident, request)
+
+
+async def sample_response(
+    job: Job, resident: Resident, result: Result, media: str, timing: Timing, encoding: str
+) -> Response:
+    """Samples in the media type that was asked for. Raises NotAcceptable for pictures of what is none."""
     assert isinstance(result.value, Samples)
     if media == wire.PNG_TYPE:
+        timing = timing.encoding()
         png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
         headers = {f"X-Elbod-{name.title()}": str(value) for name, value in _identity(job, resident).items()}
-        return Response(png, media_type=wire.PNG_TYPE, headers=headers)
+        return Response(png, media_type=wire.PNG_TYPE, headers=headers | timing.header(result))
     answer = Answer(_common(job, resident), {"x": result.value.x, "z": result.value.z})
-    return _respond(answer, media, fields.encoding, result, started, parsed)
+    return _respond(answer, media, encoding, result, timing)
 
 
 @router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
@@ -147,7 +190,7 @@ async def encode(request: Request) -> Response:
         {f"posterior.{name}": array for name, array in posterior.items()}
         | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension, "log_q": value.log_q},
     )
-    return _respond(answer, media, fields.encoding, result, started, parsed)
+    return _respond(answer, media, fields.encoding, result, Timing(started, parsed))
 
 
 @router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
@@ -184,7 +227,8 @@ async def elbo(request: Request) -> Response:
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
     assert isinstance(result.value, Scores)
-    return _respond(_scored(job, resident, result.value), media, fields.encoding, result, started, parsed)
+    timing = Timing(started, parsed)
+    return _respond(_scored(job, resident, result.value), media, fields.encoding, result, timing)
 
 
 _COLUMNS = (
@@ -230,7 +274,10 @@ def _scored(job: Job, resident: Resident, scores: Scores) -> Answer:
         **_reference(job, resident),
     }
     # A column that is undefined for all rows is null as a whole.
-    arrays = {name: a if (a := columns.get(name)) is not None and not np.isnan(a).all() else None for name in _COLUMNS}
+    arrays = {name: columns.get(name) for name in _COLUMNS}
+    for name in MAY_BE_UNDEFINED:
+        if (values := arrays[name]) is not None and np.isnan(values).all():
+            arrays[name] = None
     arrays["reconstruction_map"] = scores.reconstruction_map
     if job.target_standard_error is None:
         return Answer(fields | {"num_samples": job.num_samples}, arrays)
@@ -311,17 +358,10 @@ def _common(job: Job, resident: Resident) -> dict[str, Any]:
     }
 
 
-def _respond(answer: Answer, media: str, encoding: str, result: Result, started: float, parsed: float) -> Response:
-    computed = time.perf_counter()
+def _respond(answer: Answer, media: str, encoding: str, result: Result, timing: Timing) -> Response:
+    timing = timing.encoding()
     if media == wire.SAFETENSORS_TYPE:
         body = wire.encode_safetensors(answer.fields, answer.arrays)
     else:
         body = wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64")
-    phases = {
-        "parse": parsed - started,
-        "queue": result.queue_seconds,
-        "compute": result.compute_seconds,
-        "encode": time.perf_counter() - computed,
-    }
-    timing = ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in phases.items())
-    return Response(body, media_type=media, headers={"Server-Timing": timing})
+    return Response(body, media_type=media, headers=timing.header(result))

@@ -1,20 +1,21 @@
 """The running service behind the routes: settings, residents and engine of one process, and their life."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.residents import Poller, Residents
 from elbod.engine.runner import Runner
+from elbod.engine.tasks import Task
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 STUCK_AFTER = 60.0
 
 _LOAD_PATIENCE = 10.0
+
+# Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
+_WATCH_AFTER = 0.05
 
 
 class Service:
@@ -43,7 +47,8 @@ class Service:
         self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
         self.draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._give_up = asyncio.Event()
+        self._waiting: dict[Task, asyncio.Future[Result]] = {}
+        self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._body_bytes = 0
 
     @asynccontextmanager
@@ -72,28 +77,65 @@ class Service:
         """Take nothing new; what is admitted has `drain_timeout` seconds. Called from a signal handler."""
         if not self.draining and self._loop is not None:
             self.draining = True
-            self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_timeout, self._give_up.set)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_timeout, self._give_up)
+
+    def _give_up(self) -> None:
+        for task in list(self._waiting):
+            self._fail(task, Draining("the server shut down before the answer was there: the work was dropped"))
 
     async def run(self, job: Job, resident: Resident, request: Request) -> Result:
         """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
         if self.draining:
             raise Draining("the server is shutting down: try another one")
         timeout = self.timeout(request)
-        result = asyncio.wrap_future(self.engine.submit(job, resident))
-        gone, given_up = asyncio.ensure_future(_disconnected(request)), asyncio.ensure_future(self._give_up.wait())
-        waiting: set[asyncio.Future[Any]] = {result, gone, given_up}
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result] = loop.create_future()
+        task = self.engine.admit(job, resident, self._deliver)
+        self._waiting[task] = answer
+        late = loop.call_later(timeout, self._fail, task, _deadline(timeout))
+        watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
-            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if result.done():
-                return result.result()
-            if gone.done():
-                raise ClientDisconnect
-            if given_up.done():
-                raise Draining("the server shut down before the answer was there: the work was dropped")
-            raise DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped")
+            return await answer
         finally:
-            for future in waiting:
-                future.cancel()
+            late.cancel()
+            watch.cancel()
+            if self._waiting.pop(task, None) is not None:
+                # Cancelled by the server's end.
+                self.engine.cancel(task)
+            if (watcher := self._watchers.pop(task, None)) is not None:
+                watcher.cancel()
+
+    def _deliver(self, finished: Sequence[tuple[Task, Outcome]]) -> None:
+        """Called on the compute thread, once a tile."""
+        assert self._loop is not None
+        # The loop is closed if the process was told to end at once: nobody waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle, finished)
+
+    def _settle(self, finished: Sequence[tuple[Task, Outcome]]) -> None:
+        for task, outcome in finished:
+            answer = self._waiting.pop(task, None)
+            if answer is None or answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        """Drop the task's work and tell its caller why."""
+        answer = self._waiting.pop(task, None)
+        if answer is not None and not answer.done():
+            self.engine.cancel(task)
+            answer.set_exception(error)
+
+    def _watch(self, task: Task, request: Request) -> None:
+        async def watch() -> None:
+            await _disconnected(request)
+            self._fail(task, ClientDisconnect())
+
+        if task in self._waiting:
+            self._watchers[task] = asyncio.ensure_future(watch())
 
     async def read_body(self, request: Request, limit: int) -> bytearray:
         """The body, never more than `limit` bytes of it, nor more than the queue's bytes with all other bodies.
@@ -133,6 +175,10 @@ class Service:
         if not 0 < seconds < float("inf"):
             raise InvalidInput.at("", f"Request-Timeout must be a positive number of seconds, not {header[:40]!r}")
         return min(seconds, limit)
+
+
+def _deadline(timeout: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped")
 
 
 async def _disconnected(request: Request) -> None:

@@ -65,7 +65,7 @@ def _from_lists(name: str, value: object) -> Array:
     try:
         # Row by row, so that other threads have their turn in between.
         rows = [np.asarray(row) for row in value] if isinstance(value, list) else []
-        array = np.stack(rows) if rows else np.asarray(value)
+        array = rows[0][None] if len(rows) == 1 else np.stack(rows) if rows else np.asarray(value)
     except ValueError as error:
         raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
     if array.dtype.kind not in "iuf" or (array.ndim == 0 and name not in _SCALARS):

@@ -5,25 +5,28 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-import torch
 
 from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
-from elbod.engine.reductions import work_bytes
-from elbod.engine.runner import DrawInputs, Runner, row_dtype
-from elbod.engine.tasks import CHUNK, Task
-from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
+from elbod.engine.runner import DrawInputs, Runner, pin_thread, row_dtype
+from elbod.engine.tasks import Task, reduce_chunks
+from elbod.errors import Draining, ElbodError, InvalidInput, ModelFailure, QueueFull
 
 logger = logging.getLogger(__name__)
 
 Lane = tuple[Resident, Stage]
+
+# A job's answer, or why there is none.
+Outcome = Result | ElbodError
+# Hears, on the compute thread, of all jobs of one caller that a tile finished.
+Deliver = Callable[[Sequence[tuple[Task, Outcome]]], None]
 
 _COMPUTE_DIED = 70  # EX_SOFTWARE of sysexits.h
 
@@ -37,7 +40,7 @@ class Limits:
 
 
 class Engine:
-    """`submit` from any thread; everything else happens on the compute thread.
+    """`submit`, `admit` and `cancel` from any thread; everything else happens on the compute thread.
 
     Takes what is queued when the compute frees: no timer, no idle polling.
     """
@@ -58,16 +61,32 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job, resident: Resident) -> "Future[Result]":
-        """Admit a job. Cancelling the future drops what has not run.
+        """A future of the job's answer. Cancelling it drops what has not run.
 
         Raises InvalidInput (larger than the whole queue), QueueFull, Draining.
         """
         future: Future[Result] = Future()
-        task = Task(job, resident, future)
-        rows, size = (
-            job.row_draws,
-            work_bytes(job, resident.generator, CHUNK),
-        )
+
+        def settle(finished: Sequence[tuple[Task, Outcome]]) -> None:
+            ((_, outcome),) = finished
+            if not future.set_running_or_notify_cancel():
+                return
+            if isinstance(outcome, ElbodError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        task = self.admit(job, resident, settle)
+        future.add_done_callback(lambda done: self.cancel(task) if done.cancelled() else None)
+        return future
+
+    def admit(self, job: Job, resident: Resident, deliver: Deliver) -> Task:
+        """Queue a job; `deliver` hears of its outcome unless it is cancelled.
+
+        Raises InvalidInput (larger than the whole queue), QueueFull, Draining.
+        """
+        task = Task(job, resident, deliver)
+        rows, size = job.row_draws, task.size
         self._refuse_oversized(job, rows, size)
         with self._changed:
             if self._draining:
@@ -84,8 +103,21 @@ class Engine:
             self._queued_bytes += size
             self._enter(next(self._ids), task)
             self._changed.notify()
-        future.add_done_callback(lambda _: self._release(rows, size))
-        return future
+        return task
+
+    def cancel(self, task: Task) -> None:
+        """Drop what has not run of a job; a finished one is left alone."""
+        with self._changed:
+            self._close(task)
+
+    def _close(self, task: Task) -> bool:
+        """Give the task's place in the queue back; False if that was done before. Holds the lock."""
+        if task.closed:
+            return False
+        task.closed = True
+        self._queued_rows -= task.job.row_draws
+        self._queued_bytes -= task.size
+        return True
 
     def _refuse_oversized(self, job: Job, rows: int, size: int) -> None:
         way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
@@ -116,11 +148,6 @@ class Engine:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _release(self, rows: int, size: int) -> None:
-        with self._changed:
-            self._queued_rows -= rows
-            self._queued_bytes -= size
-
     def _enter(self, key: int, task: Task) -> None:
         self._lanes.setdefault((task.resident, task.stage), OrderedDict())[key] = task
 
@@ -133,23 +160,21 @@ class Engine:
             os._exit(_COMPUTE_DIED)
 
     def _serve(self) -> None:
-        # One intra-op thread: tiles are small, and bytes do not depend on how work was split.
-        torch.set_num_threads(1)
+        pin_thread()
         while (work := self._take()) is not None:
             lane, tile, tasks = work
             self._busy_since = time.monotonic()
-            finished = self._run(lane, tile, tasks)
+            outcomes = self._run(lane, tile, tasks)
             elapsed = time.monotonic() - self._busy_since
             self._busy_since = None
             with self._changed:
+                finished = [(task, outcome) for task, outcome in outcomes if self._close(task)]
                 for key, task in tasks.items():
-                    if key not in finished and not task.future.done():
+                    if not task.closed:
                         self._enter(key, task)
                 if tile.stage is Stage.DRAW:
                     self._note_speed(sum(part.count for part in tile.parts) / max(elapsed, 1e-6))
-            for task in finished.values():
-                if task.future.set_running_or_notify_cancel():
-                    task.future.set_result(task.result())
+            _deliver(finished)
 
     def _note_speed(self, rows_per_second: float) -> None:
         before = self._rows_per_second
@@ -180,32 +205,29 @@ class Engine:
     @staticmethod
     def _pending(queue: OrderedDict[int, Task], cancelled: list[int]) -> Iterator[Pending]:
         for key, task in queue.items():
-            if task.future.cancelled():
+            if task.closed:
                 cancelled.append(key)
             else:
                 yield Pending(key, task.units)
 
-    def _run(self, lane: Lane, tile: Tile, tasks: dict[int, Task]) -> dict[int, Task]:
-        """Run a tile; the tasks that it finished. One job's failure is its own: its neighbours run again without it."""
+    def _run(self, lane: Lane, tile: Tile, tasks: dict[int, Task]) -> list[tuple[Task, Outcome]]:
+        """Run a tile; what it finished. One job's failure is its own: its neighbours run again without it."""
         try:
             outputs = self._outputs(lane[0], tile, tasks)
         except Exception as error:  # whatever a model's forward raises must not stop the thread
-            if len(tile.parts) > 1:
-                finished: dict[int, Task] = {}
-                for part in tile.parts:
-                    finished |= self._run(lane, Tile(tile.stage, tile.size, (part,)), {part.job: tasks[part.job]})
-                return finished
-            self._fail(tasks[tile.parts[0].job], error)
-            return {}
-        finished = {}
-        for key, at in _places(tile):
-            task = tasks[key]
+            if len(tile.parts) == 1:
+                return [(tasks[tile.parts[0].job], _failure(lane[0], error))]
+            alone = (Tile(tile.stage, tile.size, (part,)) for part in tile.parts)
+            return [outcome for one in alone for outcome in self._run(lane, one, tasks)]
+        outcomes: list[tuple[Task, Outcome]] = []
+        complete = [task for key, at in _places(tile) if (task := tasks[key]).accept(tile.stage, outputs, at)]
+        for task, columns, finite in reduce_chunks(complete):
             try:
-                if task.accept(tile.stage, outputs, at):
-                    finished[key] = task
+                if task.take(columns, finite=finite):
+                    outcomes.append((task, task.result()))
             except ModelFailure as error:
-                self._fail(task, error)
-        return finished
+                outcomes.append((task, error))
+        return outcomes
 
     def _outputs(self, resident: Resident, tile: Tile, tasks: dict[int, Task]) -> dict[str, np.ndarray]:
         for task in tasks.values():
@@ -221,15 +243,23 @@ class Engine:
             tasks[key].fill_draws(inputs, at)
         return self._runner.draw(resident.generator, inputs)
 
-    @staticmethod
-    def _fail(task: Task, error: Exception) -> None:
-        if not isinstance(error, ModelFailure):
-            logger.exception("model %s failed", task.resident, exc_info=error)
-            failure = ModelFailure(f"model '{task.resident}' failed")
-            failure.__cause__ = error
-            error = failure
-        if task.future.set_running_or_notify_cancel():
-            task.future.set_exception(error)
+
+def _failure(resident: Resident, error: Exception) -> ElbodError:
+    if isinstance(error, ModelFailure):
+        return error
+    logger.exception("model %s failed", resident, exc_info=error)
+    failure = ModelFailure(f"model '{resident}' failed")
+    failure.__cause__ = error
+    return failure
+
+
+def _deliver(finished: Iterable[tuple[Task, Outcome]]) -> None:
+    """Tell each caller of all its jobs at once."""
+    callers: dict[Deliver, list[tuple[Task, Outcome]]] = {}
+    for task, outcome in finished:
+        callers.setdefault(task.deliver, []).append((task, outcome))
+    for deliver, outcomes in callers.items():
+        deliver(outcomes)
 
 
 def _places(tile: Tile) -> Iterator[tuple[int, slice]]:

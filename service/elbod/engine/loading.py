@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_safetensors
 
 from elbod import __version__
 from elbod.engine.jobs import Array, Floats
-from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source
+from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source, pin_thread
 from elbod.engine.selftest import proved_sizes
 from elbod.errors import ModelFailure
 from elbod.generators import checkpoint
@@ -78,6 +78,7 @@ class Resident:
 def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     """The version, ready to serve. Raises elbod_store errors or ModelFailure; changes nothing."""
     started = time.monotonic()
+    pin_thread()
     weights = store.read(manifest.weights)
     try:
         generator = checkpoint.load(blueprint(manifest), weights).to(runner.device)

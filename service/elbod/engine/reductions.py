@@ -64,11 +64,15 @@ def needed_samples(chunk: Outputs, target: float, job: Job, resident: Resident) 
     return counts
 
 
-def elbo_columns(chunk: Outputs, samples: Counts, draws: Counts, job: Job, resident: Resident) -> Outputs:
+def elbo_columns(chunk: Outputs, samples: Counts | int, draws: Counts | int, job: Job, resident: Resident) -> Outputs:
     """The bound's columns of a chunk; row i has draws[i] contiguous draws, of which samples[i] make its ELBO.
 
     Under a marginal over C labels a row has C items, one after the other, of draws[i] each.
     """
+    if isinstance(samples, int) or isinstance(draws, int):
+        assert isinstance(samples, int)
+        assert isinstance(draws, int)
+        return _even_columns(chunk, samples, draws, job, resident)
     if (draws == draws[0]).all() and (samples == samples[0]).all():
         return _even_columns(chunk, int(samples[0]), int(draws[0]), job, resident)
     copies = job.copies

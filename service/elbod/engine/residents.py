@@ -152,11 +152,10 @@ class Residents:
         self._watches[name] = watch
         self._residents[reference] = resident
         self._used[reference] = time.monotonic()
-        self._evict()
         return resident
 
-    def _resident(self, manifest: Manifest) -> Resident:
-        """The version's resident, shared by all references to it."""
+    def _resident(self, manifest: Manifest, instead: Resident | None = None) -> Resident:
+        """The version's resident, shared by all references to it; loaded `instead` of one that goes if need be."""
         for resident in self._residents.values():
             if resident.manifest.checksum == manifest.checksum:
                 return resident
@@ -165,6 +164,7 @@ class Residents:
         if failed and failed.checksum == manifest.checksum and time.monotonic() - failed.at < _RETRY_AFTER:
             raise ModelFailure(failed.message)
         try:
+            self._make_room(manifest.weights.size, instead)
             resident = load(self._store, manifest, self._runner)
         except _LoadError as error:
             self._fail(*key, error, manifest.checksum)
@@ -178,13 +178,19 @@ class Residents:
             logger.error("cannot load %s, keeping what serves: %s", what, error)
         self._failed[name, version] = _Failure(time.monotonic(), f"{what}: {error}", checksum)
 
-    def _evict(self) -> None:
-        """Forget the least recently used versions while the loaded ones take more than the limit."""
-        while sum(resident.nbytes for resident in self.loaded()) > self._max_loaded_bytes:
-            idle = sorted((key for key in self._residents if key != self._default), key=lambda key: self._used[key])
-            if not idle:
-                return
-            logger.info("evicting %s", self._residents.pop(idle[0]))
+    def _make_room(self, needed: int, instead: Resident | None) -> None:
+        """Forget the least recently used versions until `needed` more bytes fit. Raises ModelFailure if they cannot.
+
+        The default stays, and so does what fits; during a swap the version that goes does not count.
+        """
+        limit, default = self._max_loaded_bytes, self.default
+        kept = 0 if default is None or default is instead else default.nbytes
+        if kept + needed > limit:
+            beside = f" beside the default's {kept}" if kept else ""
+            raise ModelFailure(f"its weights take {needed} bytes{beside}, max_loaded_bytes is {limit}")
+        while sum(resident.nbytes for resident in self.loaded() if resident is not instead) + needed > limit:
+            idle = (key for key, resident in self._residents.items() if resident not in (default, instead))
+            logger.info("evicting %s", self._residents.pop(min(idle, key=lambda key: self._used[key])))
 
     def poll(self) -> None:
         """Look for moved aliases and new versions, and swap. Never raises: what serves keeps serving."""
@@ -204,7 +210,7 @@ class Residents:
         """Point the model's references at what they mean now, as far as that can be read and loaded."""
         looked = time.monotonic()
         for reference, old in list(self._residents.items()):
-            if old.name != name:
+            if old.name != name or reference not in self._residents:
                 continue
             try:
                 manifest = watch.resolve(reference)
@@ -219,7 +225,7 @@ class Residents:
             for version, reason in watch.refused.items():
                 self._fail(name, version, reason)
             with contextlib.suppress(*_LoadError):
-                new = self._residents[reference] = self._resident(manifest)
+                new = self._residents[reference] = self._resident(manifest, instead=old)
                 if new is not old:
                     logger.info("%s now means %s, before %s", reference, new, old)
         newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)

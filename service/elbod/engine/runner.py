@@ -54,6 +54,8 @@ class DrawInputs:
     sampled: NDArray[np.bool_]
     parameters: dict[str, Array] = field(default_factory=dict)
     wants: set[str] = field(default_factory=set)
+    # Noise that was drawn ahead, and where.
+    noise: list[tuple[Source, slice, NDArray[np.float32]]] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, generator: Generator, size: int) -> "DrawInputs":
@@ -73,9 +75,22 @@ class DrawInputs:
         return Keys(self.seed[units], self.index[units], self.draw[units])
 
 
+def latent_noise(generator: Generator, source: Source, keys: Keys) -> NDArray[np.float32]:
+    """The normals that become z, (n, dimensions): the same alone and for many keys at once."""
+    dimensions = generator.prior().noise_dimensions if source is Source.PRIOR else generator.latent_dim
+    return normals(keys, _STREAMS[source], dimensions).astype(np.float32)
+
+
 def row_dtype(generator: Generator) -> type[np.floating[Any]]:
     """The dtype that a tile's rows have on their way in: it holds every request dtype's values."""
     return np.float32 if generator.likelihood.measure == "pmf" else np.float64
+
+
+def pin_thread() -> None:
+    """One intra-op thread for the calling thread; whatever runs a model calls it first, since matrix products of a
+    thread that never asked are split over all cores, whatever the process was told, and bytes depend on the split.
+    """
+    torch.set_num_threads(1)
 
 
 class Runner:
@@ -95,7 +110,7 @@ class Runner:
             device = choose_device(name)
         except ValueError as error:
             raise StartupError(str(error)) from error
-        torch.set_num_threads(1)
+        pin_thread()
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
@@ -159,14 +174,12 @@ class Runner:
         z = self._tensor(inputs.z)
         temperature = self._tensor(inputs.temperature)[:, None]
         posterior = None
-        for source, stream in _STREAMS.items():
+        for source in _STREAMS:
             units = inputs.source == source
             if not units.any():
                 continue
             prior = generator.prior()
-            dimensions = prior.noise_dimensions if source is Source.PRIOR else generator.latent_dim
-            noise = np.zeros((len(inputs.z), dimensions), np.float32)
-            noise[units] = normals(inputs.keys(units), stream, dimensions)
+            noise = self._noise(generator, inputs, source, units)
             if source is Source.PRIOR:
                 drawn = prior.draw(self._tensor(noise), temperature)
             else:
@@ -175,6 +188,22 @@ class Runner:
                 drawn = posterior.draw(self._tensor(noise), temperature)
             z = torch.where(self._tensor(units)[:, None], drawn.float(), z)
         return z, posterior
+
+    @staticmethod
+    def _noise(
+        generator: Generator, inputs: DrawInputs, source: Source, units: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Noise of a tile's units of one source; zeros elsewhere."""
+        ahead = [(at, values) for kind, at, values in inputs.noise if kind is source]
+        missing = units.copy()
+        for at, _ in ahead:
+            missing[at] = False
+        drawn = latent_noise(generator, source, inputs.keys(missing))
+        noise = np.zeros((len(units), drawn.shape[1]), np.float32)
+        noise[missing] = drawn
+        for at, values in ahead:
+            noise[at] = values
+        return noise
 
     def _uniforms(self, generator: Generator, inputs: DrawInputs) -> Tensor:
         u = np.full((len(inputs.sampled), generator.likelihood.event_dims), 0.5)

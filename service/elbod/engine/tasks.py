@@ -5,8 +5,7 @@ A job is worked in chunks of rows, so that its draws never take more memory than
 """
 
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Encodings, Job, Result, Samples, Scores, Stage, Verb
 from elbod.engine.loading import Resident
-from elbod.engine.reductions import Counts, elbo_columns, encode_columns, needed_samples
-from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Source, row_dtype
+from elbod.engine.reductions import Counts, elbo_columns, encode_columns, needed_samples, work_bytes
+from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Source, latent_noise, row_dtype
 from elbod.errors import ModelFailure
 from elbod.generators.noise import Keys, Stream, uniforms
 
@@ -23,47 +22,100 @@ from elbod.generators.noise import Keys, Stream, uniforms
 CHUNK = 4096
 CHUNK_BYTES = 64 * 1024**2
 
+# Units whose noise a job of many draws at once: several tiles', since a vectorised call costs much and a number little.
+_NOISE_AHEAD = 512
+# A tile's output is kept as a view where that holds on to little memory of others.
+_VIEWED_BYTES = 1024**2
+# Chunks of more units than this gain nothing from being reduced beside others.
+_REDUCED_TOGETHER = 256
+
 
 class Task:
     """One admitted job: which units come next, where results go."""
 
-    def __init__(self, job: Job, resident: Resident, future: "Future[Result]") -> None:
-        self.job, self.resident, self.future = job, resident, future
+    __slots__ = (
+        "_ahead",
+        "_ahead_start",
+        "_chunk_rows",
+        "_drawings",
+        "_drawn",
+        "_draws",
+        "_encoded",
+        "_encodes",
+        "_encodings",
+        "_ends",
+        "_first",
+        "_item_draws",
+        "_items",
+        "_kept",
+        "_map",
+        "_pilot",
+        "_results",
+        "_rows",
+        "_samples",
+        "_samples_kl",
+        "_total",
+        "_x",
+        "admitted",
+        "closed",
+        "deliver",
+        "job",
+        "kind",
+        "resident",
+        "size",
+        "started",
+    )
+
+    def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
+        self.job, self.resident, self.deliver = job, resident, deliver
         self.admitted = time.monotonic()
         self.started: float | None = None
+        # Answered, failed or cancelled: guarded by the engine.
+        self.closed = False
+        self.size = work_bytes(job, resident.generator, CHUNK)
         self._encodes = job.x is not None
         # Under a marginal over labels closed-form terms would bias the bound up.
         self._samples_kl = resident.generator.kl_estimator != "closed_form" or job.marginal_labels > 0
         self._kept = _KEPT[job.verb] | {job.output}
+        # Chunks of tasks of one kind are reduced by the same formulas, row by row.
+        counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
+        self.kind = (resident, job.verb, *counts, job.label is None, job.binarize, job.output, job.x is None)
         self._results: Outputs = {}
+        draws = job.draws if job.target_standard_error is None else PILOT_DRAWS
+        rows = min(CHUNK // job.copies // max(1, draws), CHUNK_BYTES // (resident.row_bytes * job.copies))
+        self._chunk_rows = max(1, rows)
         self._begin(0)
 
     def _begin(self, first_row: int) -> None:
         job = self.job
         self._first = first_row
-        piloted = job.target_standard_error is not None
-        rows = CHUNK // job.copies // max(1, PILOT_DRAWS if piloted else job.draws)
-        row_bytes = self.resident.row_bytes * job.copies
-        self._rows = min(job.rows - first_row, max(1, min(rows, CHUNK_BYTES // row_bytes)))
+        self._rows = min(job.rows - first_row, self._chunk_rows)
         # A row under each of the labels that are marginalised over is an item; items of a row are contiguous.
         self._items = self._rows * job.copies
         self._encoded = 0
         self._encodings: Outputs = {}
         self._x = self._binarized() if job.x is not None else None
-        self._samples: Counts = np.full(self._rows, job.num_samples)
-        self._begin_draws(np.full(self._rows, PILOT_DRAWS if piloted else job.draws), pilot=piloted)
+        self._samples: Counts | int = job.num_samples
+        piloted = job.target_standard_error is not None
+        self._begin_draws(PILOT_DRAWS if piloted else job.draws, pilot=piloted)
 
-    def _begin_draws(self, draws: Counts, *, pilot: bool) -> None:
+    def _begin_draws(self, draws: Counts | int, *, pilot: bool) -> None:
+        """Equally many `draws` a row, or one number a row."""
         self._pilot = pilot
-        self._draws, self._item_draws = draws, np.repeat(draws, self.job.copies)
-        self._ends = np.cumsum(self._item_draws)
+        self._draws = draws
+        if isinstance(draws, int):
+            self._total = self._items * draws
+        else:
+            self._item_draws = np.repeat(draws, self.job.copies)
+            self._ends = np.cumsum(self._item_draws)
+            self._total = int(self._ends[-1])
         self._drawn = 0
         self._drawings: Outputs = {}
+        self._ahead: Array | None = None
+        self._ahead_start = 0
         # Summed draw by draw, since a map a draw would not fit into memory.
-        shape = (
-            (self._items, *self.resident.generator.event_shape) if self.job.reconstruction_map and not pilot else (0,)
-        )
-        self._map = np.zeros(shape)
+        mapped = self.job.reconstruction_map and not pilot
+        self._map = np.zeros((self._items, *self.resident.generator.event_shape)) if mapped else None
 
     def _binarized(self) -> Array:
         assert self.job.x is not None
@@ -87,7 +139,7 @@ class Task:
     @property
     def units(self) -> int:
         """Units left in the present stage of the present chunk."""
-        return self._items - self._encoded if self.stage is Stage.ENCODE else int(self._ends[-1]) - self._drawn
+        return self._items - self._encoded if self.stage is Stage.ENCODE else self._total - self._drawn
 
     def fill_rows(self, x: Array, label: NDArray[np.int64]) -> None:
         """The next len(x) rows to encode."""
@@ -107,8 +159,8 @@ class Task:
     def fill_draws(self, inputs: DrawInputs, at: slice) -> None:
         """The next units to draw, into places `at` of a tile."""
         job = self.job
-        items, draws = self._units(at.stop - at.start)
-        rows = items // job.copies
+        items, draws = self._units(self._drawn, at.stop - at.start)
+        rows = items // job.copies if job.copies > 1 else items
         inputs.label[at] = self._labels(items)
         inputs.seed[at] = job.seed
         inputs.index[at] = self._index(rows)
@@ -128,6 +180,8 @@ class Task:
                         # Ones, not zeros: padding must be a proper distribution too.
                         inputs.parameters[key] = np.ones((len(inputs.seed), *values.shape[1:]), values.dtype)
                     inputs.parameters[key][at] = values[items]
+        if inputs.source[at.start] != Source.GIVEN:
+            self._fill_noise(inputs, at)
         if job.verb is Verb.ELBO:
             assert self._x is not None
             inputs.x[at] = self._x[rows]
@@ -140,23 +194,39 @@ class Task:
             inputs.wants.add(job.output)
             inputs.sampled[at] = job.output == "sample"
 
-    def _units(self, count: int) -> tuple[Counts, Counts]:
-        """(item of the chunk, draw) of the next units."""
-        units = np.arange(self._drawn, self._drawn + count)
+    def _fill_noise(self, inputs: DrawInputs, at: slice) -> None:
+        """Noise for several tiles ahead; what is left for one tile the runner draws together with its neighbours'."""
+        count, source = at.stop - at.start, Source(inputs.source[at.start])
+        if self._ahead is None or self._drawn + count > self._ahead_start + len(self._ahead):
+            if self._total - self._drawn <= count:
+                return
+            ahead = min(max(_NOISE_AHEAD, count), self._total - self._drawn)
+            items, draws = self._units(self._drawn, ahead)
+            keys = Keys.of(self.job.seed, self._index(items // self.job.copies), draws)
+            self._ahead, self._ahead_start = latent_noise(self.resident.generator, source, keys), self._drawn
+        start = self._drawn - self._ahead_start
+        inputs.noise.append((source, at, self._ahead[start : start + count]))
+
+    def _units(self, start: int, count: int) -> tuple[Counts, Counts]:
+        """(item of the chunk, draw) of the units from `start` on."""
+        units = np.arange(start, start + count)
+        if isinstance(self._draws, int):
+            return (units, np.zeros(count, np.int64)) if self._draws == 1 else np.divmod(units, self._draws)
         items = np.searchsorted(self._ends, units, side="right")
         return items, units - (self._ends - self._item_draws)[items]
 
     def accept(self, stage: Stage, outputs: Mapping[str, Array], at: slice) -> bool:
-        """Take the outputs at places `at` of a tile; True when the job is finished."""
+        """Take the outputs at places `at` of a tile; True when the chunk is complete and waits to be reduced."""
         count = at.stop - at.start
         if stage is Stage.ENCODE:
             self._keep(self._encodings, outputs, at, self._encoded, self._items)
             self._encoded += count
         else:
-            self._keep(self._drawings, outputs, at, self._drawn, int(self._ends[-1]))
-            if len(self._map):
-                items, draws = self._units(count)
-                counted = draws < self._samples[items // self.job.copies]
+            self._keep(self._drawings, outputs, at, self._drawn, self._total)
+            if self._map is not None:
+                items, draws = self._units(self._drawn, count)
+                samples = self._samples
+                counted = draws < (samples if isinstance(samples, int) else samples[items // self.job.copies])
                 np.add.at(self._map, items[counted], outputs["reconstruction_map"][at][counted])
             self._drawn += count
         if self.units:
@@ -164,55 +234,81 @@ class Task:
         if self._pilot:
             self._end_pilot()
             return False
-        self._reduce()
-        if self._first + self._rows < self.job.rows:
-            self._begin(self._first + self._rows)
-            return False
         return True
 
     def _keep(self, kept: Outputs, outputs: Mapping[str, Array], at: slice, start: int, total: int) -> None:
+        count = at.stop - at.start
         for name, values in outputs.items():
             # A shared tile holds what its other jobs asked for, too.
             if name not in self._kept and not name.startswith(PARAMETER):
                 continue
+            if count == total and values.nbytes <= _VIEWED_BYTES:
+                kept[name] = values[at]
+                continue
             if name not in kept:
                 kept[name] = np.empty((total, *values.shape[1:]), values.dtype)
-            kept[name][start : start + at.stop - at.start] = values[at]
+            kept[name][start : start + count] = values[at]
 
     def _end_pilot(self) -> None:
         target = self.job.target_standard_error
         assert target is not None
-        self._samples = needed_samples(self._encodings | self._drawings, target, self.job, self.resident)
-        self._begin_draws(np.maximum(self._samples, self.job.num_importance_samples), pilot=False)
+        samples = needed_samples(self._encodings | self._drawings, target, self.job, self.resident)
+        self._samples = samples
+        self._begin_draws(np.maximum(samples, self.job.num_importance_samples), pilot=False)
 
-    def _reduce(self) -> None:
-        """Reduce the chunk to its rows' results."""
-        chunk, job = self._encodings | self._drawings, self.job
+    @property
+    def small(self) -> bool:
+        """Whether the chunk gains from being reduced beside others of its kind."""
+        even = self.job.target_standard_error is None and self._map is None
+        return even and max(self._total, self._items) <= _REDUCED_TOGETHER
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the present chunk."""
+        return self._rows
+
+    def chunk(self) -> Outputs:
+        """What the tiles gave for the present chunk."""
+        chunk = self._encodings | self._drawings
+        if self._map is not None:
+            counts = np.repeat(self._samples, self._items if isinstance(self._samples, int) else self.job.copies)
+            chunk["reconstruction_map"] = self._map / counts.reshape(-1, *[1] * (self._map.ndim - 1))
+        return chunk
+
+    def reduce(self, chunk: Outputs) -> Outputs:
+        """One number a row of a chunk: the task's own, or of several of its kind."""
+        job = self.job
         if job.verb is Verb.SAMPLE:
-            reduced = {"z": chunk["z"], "x": chunk[job.output]}
-        elif job.verb is Verb.ENCODE:
-            reduced = encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
-        else:
-            if len(self._map):
-                counts = np.repeat(self._samples, job.copies).reshape(-1, *[1] * (self._map.ndim - 1))
-                chunk["reconstruction_map"] = self._map / counts
-            reduced = elbo_columns(chunk, self._samples, self._draws, job, self.resident)
+            return {"z": chunk["z"], "x": chunk[job.output]}
+        if job.verb is Verb.ENCODE:
+            return encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
+        return elbo_columns(chunk, self._samples, self._draws, job, self.resident)
+
+    def take(self, columns: Outputs, *, finite: bool) -> bool:
+        """The reduced rows of the present chunk; True when the job is finished. Raises ModelFailure if not `finite`
+        because of these rows.
+        """
+        if not finite:
+            for name, values in columns.items():
+                self._check_finite(name, values)
+        if self._rows == self.job.rows:
+            self._results = columns
+            return True
         rows = slice(self._first, self._first + self._rows)
-        for name, values in reduced.items():
-            self._check_finite(name, values)
+        for name, values in columns.items():
             if name not in self._results:
-                self._results[name] = np.empty((job.rows, *values.shape[1:]), values.dtype)
+                self._results[name] = np.empty((self.job.rows, *values.shape[1:]), values.dtype)
             self._results[name][rows] = values
+        if rows.stop == self.job.rows:
+            return True
+        self._begin(rows.stop)
+        return False
 
     def _check_finite(self, name: str, values: Array) -> None:
-        if name in _MAY_BE_UNDEFINED or values.dtype.kind != "f":
-            return
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not finite.all():
-            row = self._first + int(np.argmin(finite))
+        if not _is_finite(name, values):
+            row = self._first + int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
             place = f"x[{row}]" if self.job.x is not None else f"row {row}"
-            model = f"{self.resident.name}@{self.resident.version}"
-            raise ModelFailure(f"model {model!r} returned a value of {name} that is not finite for {place}")
+            raise ModelFailure(f"model '{self.resident}' returned a value of {name} that is not finite for {place}")
 
     def result(self) -> Result:
         """The finished job's answer."""
@@ -235,6 +331,33 @@ class Task:
         return Result(value, started - self.admitted, now - started)
 
 
+def reduce_chunks(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outputs, bool]]:
+    """Each task with its reduced chunk, and whether all numbers are finite that must be.
+
+    Small chunks of one kind are reduced together: a row's numbers do not know their neighbours, and numpy costs a call
+    what it costs for many rows.
+    """
+    groups: dict[Hashable, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.kind if task.small else id(task), []).append(task)
+    for group in groups.values():
+        first, chunks = group[0], [task.chunk() for task in group]
+        # Some shared a tile with jobs that wanted more.
+        common = set(chunks[0]).intersection(*chunks[1:])
+        joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in common if len(group) > 1}
+        columns = first.reduce(joined or chunks[0])
+        finite = all(_is_finite(name, values) for name, values in columns.items())
+        start = 0
+        for task in group:
+            stop = start + task.chunk_rows
+            yield task, {name: values[start:stop] for name, values in columns.items()}, finite
+            start = stop
+
+
+def _is_finite(name: str, values: Array) -> bool:
+    return name in MAY_BE_UNDEFINED or values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
 _LATENT_TERMS = ("log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z")
 
 # What a job keeps of a tile's outputs until its chunk is reduced.
@@ -251,4 +374,5 @@ _KEPT = {
         *_LATENT_TERMS,
     },
 }
-_MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}
+# Columns whose numbers may be NaN: errors that a few draws do not give.
+MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

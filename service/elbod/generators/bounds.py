@@ -203,7 +203,9 @@ class Summary:
 def summarize(values: Floats, standard_errors: Floats) -> Summary:
     """mean, sd(rows, ddof=1)/sqrt(n) and sqrt(sum se^2)/n over n rows (1-D)."""
     n = len(values)
-    spread = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    if n == 1:
+        return Summary(float(values[0]), math.nan, float(standard_errors[0]), 1)
+    spread = float(values.std(ddof=1) / math.sqrt(n))
     return Summary(float(values.mean()), spread, float(np.sqrt(np.square(standard_errors).sum())) / n, n)
 
 

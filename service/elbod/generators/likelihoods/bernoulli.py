@@ -37,6 +37,10 @@ class Bernoulli(Likelihood):
     measure: ClassVar[Measure] = "pmf"
     parameters = 1
 
+    def __init__(self, event_shape: tuple[int, ...], levels: int | None) -> None:
+        # Two, whatever the data were before they became binary.
+        super().__init__(event_shape, 2)
+
     @property
     def support(self) -> str:
         return "{0, 1}"

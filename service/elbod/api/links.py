@@ -1,0 +1,78 @@
+"""GET /sample: samples as a link, which pages can show and caches can keep."""
+
+import hashlib
+import time
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+import PIL
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ConfigDict, Field
+
+from elbod.api import routes, schemas, wire
+from elbod.api.service import service_of
+from elbod.engine.jobs import Job
+from elbod.engine.loading import Resident
+from elbod_store import parse_reference
+
+router = APIRouter()
+
+# Whoever pins version and seed has asked for bytes that never change.
+_IMMUTABLE = "max-age=31536000, immutable"
+
+
+class SampleLink(schemas.SampleRequest):
+    """POST /sample's fields in a link; `label` is one class for all rows."""
+
+    model_config = ConfigDict(strict=False, extra="forbid")
+
+    label: int | None = Field(None, ge=0, lt=2**31, description="class number of a conditional model")
+    format: Literal["json", "png"] = Field("json", description="png: one grid of pictures")
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.SampleResponse, "content": {wire.PNG_TYPE: {}}},
+    304: {"description": "the caller has these bytes: its `If-None-Match` holds their `ETag`"},
+}
+
+
+@router.get("/sample", responses=_RESPONSES | routes.PROBLEMS)
+async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Response:
+    """Draw x ~ p(x|z), z from the prior, for a link or a page.
+
+    With a seed the answer has an `ETag`; with a seed and a version (`name@3`) it never changes.
+    """
+    started, service = time.perf_counter(), service_of(request)
+    arrays = {} if link.label is None else {"label": np.asarray(link.label)}
+    resident = await service.resident(link.model)
+    job = routes.sample_job(link, arrays, resident, service.settings.max_rows)
+    headers = {"Cache-Control": "no-store"}
+    if link.seed is not None and resident.reproducible:
+        headers = {"ETag": _etag(job, resident, link), "Cache-Control": _caching(link.model)}
+        if _matches(request.headers.get("if-none-match"), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+    timing = routes.Timing(started, time.perf_counter())
+    result = await service.run(job, resident, request)
+    media = wire.PNG_TYPE if link.format == "png" else wire.JSON_TYPE
+    response = await routes.sample_response(job, resident, result, media, timing, link.encoding)
+    response.headers.update(headers)
+    return response
+
+
+def _etag(job: Job, resident: Resident, link: SampleLink) -> str:
+    """A strong validator: everything that decides the bytes."""
+    decides = [resident.digest, resident.name, resident.version, resident.fingerprint, PIL.__version__]
+    decides += [job.seed, job.first_index, job.rows, job.temperature, job.output, link.label]
+    return f'"{hashlib.sha256(orjson.dumps([*decides, link.format, link.encoding])).hexdigest()[:32]}"'
+
+
+def _caching(reference: str | None) -> str:
+    pinned = reference is not None and parse_reference(reference).version is not None
+    return _IMMUTABLE if pinned else "no-cache"
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """RFC 9110, section 13.1.2: by weak comparison."""
+    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in tags or tags == ["*"]
