@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from elbod.api import keys
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod_store import Draft, Manifest, ModelStore
@@ -148,6 +149,18 @@ class Server:
             self.process.send_signal(how)
         with self.process:
             return self.process.wait(30)
+
+
+def issue_key(path: Path, *scopes: keys.Scope, name: str = "ada") -> tuple[str, str]:
+    """(id, key) of a new key in that file."""
+    key, text = keys.generate(name, scopes)
+    keys.change(path, lambda present: [*present, key])
+    return key.id, text
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {key}"}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:

@@ -35,10 +35,14 @@ def promote(
     return entry
 
 
-def rollback(objects: Objects, name: str, alias: str, catalogue: Catalogue, *, who: str, why: str) -> AliasEntry:
+def rollback(
+    objects: Objects, name: str, alias: str, catalogue: Catalogue, *, expected: int | None, who: str, why: str
+) -> AliasEntry:
     """See `ModelStore.rollback`."""
     entries = history(objects, name, alias, catalogue)
     current = entries[-1]
+    if expected is not None and expected != current.number:
+        raise _lost(name, alias, expected)
     for entry in reversed(entries):
         if entry.version is not None and entry.version != current.version:
             load(objects, name, entry.version, catalogue)  # raises rather than roll back to what cannot be served

@@ -129,15 +129,16 @@ class ModelStore:
         self.probe()
         return aliases.promote(self.objects, name, alias, version, expected=expected, who=who, why=why)
 
-    def rollback(self, name: str, alias: str, *, who: str, why: str) -> AliasEntry:
+    def rollback(self, name: str, alias: str, *, expected: int | None = None, who: str, why: str) -> AliasEntry:
         """Point `alias` at the version it named before the one it names now, by appending to its log.
 
-        So a second rollback undoes the first. Raises as `promote`, UnknownAlias, and UnknownVersion if there is none.
+        So a second rollback undoes the first, unless both give the entry that they saw: `expected`, as in `promote`.
+        Raises as `promote`, UnknownAlias, and UnknownVersion if there is none.
         """
         check_alias(alias)
         catalogue = look(self.objects, check_name(name))
         self.probe()
-        return aliases.rollback(self.objects, name, alias, catalogue, who=who, why=why)
+        return aliases.rollback(self.objects, name, alias, catalogue, expected=expected, who=who, why=why)
 
     def unalias(self, name: str, alias: str, *, who: str, why: str) -> AliasEntry:
         """Remove `alias`, by appending to its log. Raises UnknownAlias, Conflict."""

@@ -3,9 +3,13 @@
     ElbodError
     |-- RequestError                the caller can mend it
     |   |-- Malformed               400  not parseable
+    |   |-- UnknownHost             400  the Host header is none of `allowed_hosts`
+    |   |-- Unauthorized            401  no key, or a wrong one
+    |   |-- Forbidden               403  the key lacks the scope, or the server runs without --admin
     |   |-- UnknownModel            404  no such model, version or alias
     |   |-- NotAcceptable           406  none of `Accept` is on offer
     |   |-- BodyTooSlow             408  the body stopped arriving
+    |   |-- LostRace                409  an alias is not where the caller believes it to be
     |   |-- BodyTooLarge            413  over the byte limit
     |   |-- UnsupportedMediaType    415  content type not supported
     |   |-- InvalidInput            422  shape, dtype, support or a parameter; names the place
@@ -34,6 +38,18 @@ class Malformed(RequestError):
     """The body cannot be parsed."""
 
 
+class UnknownHost(RequestError):
+    """The request was sent to a name that is not this server's."""
+
+
+class Unauthorized(RequestError):
+    """The request has no key, or one that this server does not know."""
+
+
+class Forbidden(RequestError):
+    """The caller is known and may not do this."""
+
+
 class UnknownModel(RequestError):
     """No such model, version or alias; the message suggests close names."""
 
@@ -44,6 +60,10 @@ class NotAcceptable(RequestError):
 
 class BodyTooSlow(RequestError):
     """The body did not arrive in time."""
+
+
+class LostRace(RequestError):
+    """Somebody else moved the alias; the message says where it is now."""
 
 
 class BodyTooLarge(RequestError):
@@ -104,9 +124,13 @@ class StartupError(ElbodError):
 
 STATUS: dict[type[ElbodError], int] = {
     Malformed: 400,
+    UnknownHost: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
     UnknownModel: 404,
     NotAcceptable: 406,
     BodyTooSlow: 408,
+    LostRace: 409,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     InvalidInput: 422,

@@ -1,10 +1,17 @@
 """Configuration of the service: command-line flag > `ELBOD_*` variable > `elbod.toml` > default."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from elbod.errors import StartupError
 
@@ -12,6 +19,12 @@ CONFIG_FILE = "elbod.toml"
 
 # A wait in seconds. A longer one than a day is a mistake, and an endless one no timer takes.
 _Seconds = Annotated[float, Field(gt=0, le=24 * 3600, allow_inf_nan=False)]
+
+# In a variable, separated by commas.
+_Texts = Annotated[tuple[str, ...], NoDecode]
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
+# As browsers send it: in lower case, so that it can be compared.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9_.:\[\]-]+")
 
 
 class Settings(BaseSettings):
@@ -28,6 +41,11 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="model reference of requests that name none")
     insecure: bool = Field(False, description="listen beyond this machine without keys")
     root_path: str = Field("", description="path prefix that a proxy in front strips")
+
+    keys_file: Path | None = Field(None, description="hashed keys, see `elbod keys`; without it nobody needs a key")
+    admin: bool = Field(False, description="let keys of scope admin move aliases; on loopback without keys, anybody")
+    allowed_hosts: _Texts = Field((), description="names that this server goes by, *.example.com too; empty: any")
+    cors_origins: _Texts = Field((), description="origins whose pages may ask from a browser; empty: none, *: all")
 
     max_body_bytes: int = Field(256 * 1024**2, gt=0)
     max_json_bytes: int = Field(32 * 1024**2, gt=0, description="of a JSON body: safetensors are far cheaper to read")
@@ -48,6 +66,27 @@ class Settings(BaseSettings):
         if not value.strip():
             raise ValueError(f"{field.field_name} must not be empty")
         return value
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return [text.strip() for text in value.split(",") if text.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no host: names and addresses go without scheme and port")
+        return tuple(host.strip("[]").lower() for host in hosts)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: an origin is https://host or https://host:port, no more")
+        return origins
 
     @field_validator("root_path")
     @classmethod

@@ -109,6 +109,15 @@ class ReferenceTests(StoreFixture):
         assert store.rollback("digits", "production", **WHO).version == 1
         assert store.rollback("digits", "production", **WHO).version == 2
 
+    def test_of_two_rollbacks_that_saw_the_same_entry_one_conflicts(self, store: ModelStore) -> None:
+        for fill in range(2):
+            store.publish(a_draft(fill=fill))
+            store.promote("digits", "production", fill + 1, **WHO)
+        assert store.rollback("digits", "production", expected=2, **WHO).version == 1
+        with pytest.raises(Conflict):
+            store.rollback("digits", "production", expected=2, **WHO)
+        assert store.aliases("digits") == {"production": 1}
+
     def test_a_rollback_needs_somewhere_to_go(self, store: ModelStore) -> None:
         store.publish(a_draft())
         with pytest.raises(UnknownAlias):

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from elbod import __version__
-from elbod.api import links, models, problems, routes
+from elbod.api import admin, links, models, problems, routes, security
 from elbod.api.logs import RequestLog
 from elbod.api.service import Service
 from elbod.settings import Settings
@@ -32,6 +32,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(links.router)
     app.include_router(models.router)
+    app.include_router(admin.router)
+    security.install(app, settings)
     app.add_middleware(RequestLog)
     problems.install(app)
     return app

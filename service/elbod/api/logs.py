@@ -98,6 +98,8 @@ def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> N
         "status": status,
         "seconds": round(seconds, 6),
     }
+    if "key" in scope["state"]:
+        line["key_id"] = scope["state"]["key"].id
     # A log that cannot be written (a full disk, a closed pipe) must not fail what was answered.
     with contextlib.suppress(OSError):
         os.write(_STDERR, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

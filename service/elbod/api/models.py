@@ -11,7 +11,7 @@ from elbod import __version__
 from elbod.api import wire
 from elbod.api.service import STUCK_AFTER, Service, service_of
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
-from elbod_store import Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
+from elbod_store import Conflict, Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -21,7 +21,7 @@ router = APIRouter()
 def models(request: Request) -> dict[str, Any]:
     """Every model with its live versions, aliases, and what is loaded."""
     service = service_of(request)
-    return {"models": [_model(service, name) for name in _ask_store(service.store.names)]}
+    return {"models": [_model(service, name) for name in ask_store(service.store.names)]}
 
 
 @router.get("/models/{name}")
@@ -32,7 +32,7 @@ def model(request: Request, name: str) -> dict[str, Any]:
     found["history"] = {
         alias: [
             {"entry": e.number, "version": e.version, "who": e.who, "when": e.when.isoformat(), "why": e.why}
-            for e in _ask_store(service.store.history, name, alias)
+            for e in ask_store(service.store.history, name, alias)
         ]
         for alias in found["aliases"]
     }
@@ -42,7 +42,7 @@ def model(request: Request, name: str) -> dict[str, Any]:
 @router.get("/models/{name}/versions/{version}")
 def version(request: Request, name: str, version: int) -> Response:
     """The manifest: family, spec, likelihood, digests, metrics, training record and card."""
-    manifest: Manifest = _ask_store(service_of(request).store.manifest, name, version)
+    manifest: Manifest = ask_store(service_of(request).store.manifest, name, version)
     return Response(msgspec.json.encode(manifest), media_type=wire.JSON_TYPE)
 
 
@@ -50,10 +50,10 @@ def version(request: Request, name: str, version: int) -> Response:
 def reference(request: Request, name: str, version: int) -> Response:
     """Held-out rows with the scores that the worker published."""
     store = service_of(request).store
-    manifest: Manifest = _ask_store(store.manifest, name, version)
+    manifest: Manifest = ask_store(store.manifest, name, version)
     if manifest.reference is None:
         raise UnknownModel(f"{name}@{version} was published without reference rows")
-    raw = bytearray(_ask_store(store.read, manifest.reference))
+    raw = bytearray(ask_store(store.read, manifest.reference))
     _, arrays = wire.decode_safetensors(raw, wire.tensor_names(raw))
     fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
     media = wire.best_media_type(request.headers.get("accept"), (wire.JSON_TYPE, wire.SAFETENSORS_TYPE))
@@ -101,8 +101,8 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     loaded = [resident for resident in service.residents.loaded() if resident.name == name]
     return {
         "name": name,
-        "versions": _ask_store(service.store.versions, name),
-        "aliases": _ask_store(service.store.aliases, name),
+        "versions": ask_store(service.store.versions, name),
+        "aliases": ask_store(service.store.aliases, name),
         "loaded": [
             {"version": r.version, "digest": r.digest, "reproducible": r.reproducible, "fingerprint": r.fingerprint}
             for r in sorted(loaded, key=lambda resident: resident.version)
@@ -110,10 +110,10 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def _ask_store(method: Any, *arguments: Any) -> Any:
-    """The store's answer, its errors as ours."""
+def ask_store(method: Any, *arguments: Any, **named: Any) -> Any:
+    """The store's answer, its errors as ours, but Conflict as it is: its caller knows what was wanted."""
     try:
-        return method(*arguments)
+        return method(*arguments, **named)
     except InvalidName as error:
         raise InvalidInput.at("", str(error)) from error
     except (NotFound, Retired) as error:
@@ -121,6 +121,8 @@ def _ask_store(method: Any, *arguments: Any) -> Any:
     except (Corrupt, Unsupported) as error:
         logger.error("%s", error)
         raise ModelFailure("this part of the model store cannot be read: the log says why") from error
+    except Conflict:
+        raise
     except StoreError as error:
         logger.error("the model store does not answer: %s", error)
         raise NotReady("the model store does not answer: try again later") from error

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from elbod.errors import STATUS, ElbodError, InvalidInput, Place, QueueFull
+from elbod.errors import STATUS, ElbodError, InvalidInput, Place, QueueFull, Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,18 @@ def install(app: FastAPI) -> None:
 
 async def _elbod_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ElbodError)
+    return respond(request, error)
+
+
+def respond(request: Request, error: ElbodError) -> Response:
+    """The error as a problem document, with its status and headers."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     places = error.places if isinstance(error, InvalidInput) else ()
     headers = {}
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if status >= 500:
         logger.error("%s: %s", type(error).__name__, error)
     return problem(request, status, _title(type(error).__name__), str(error), places, headers)

@@ -45,7 +45,7 @@ _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
 # Longer JSON is decoded on a thread: the loop has other callers.
 _INLINE_JSON = 64 * 1024
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem} for status in (400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+    status: {"model": schemas.Problem} for status in (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
 }
 _X = "(n, *event_shape) in data units"
 

@@ -1,6 +1,5 @@
 """One uvicorn server around the application: a bound socket first, exit code 0 after a drain."""
 
-import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -8,8 +7,10 @@ from types import FrameType
 
 import uvicorn
 
+from elbod.api import keys
 from elbod.api.app import create_app
 from elbod.api.logs import configure_logging
+from elbod.api.security import is_loopback
 from elbod.errors import StartupError
 from elbod.settings import Settings
 
@@ -73,12 +74,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def refuse_open_door(settings: Settings) -> None:
-    """Without keys nobody beyond this machine is let in unasked. Raises StartupError."""
-    if settings.insecure or settings.host == "localhost":
+    """Nobody beyond this machine is let in unasked without keys. Raises StartupError, for a bad keys file too."""
+    if settings.keys_file is not None:
+        keys.read(settings.keys_file)
+    elif is_loopback(settings.host):
         return
-    try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise StartupError(f"refusing to listen on {settings.host} without keys: use 127.0.0.1, or pass --insecure")
+    elif settings.admin:
+        raise StartupError(f"refusing --admin on {settings.host} without keys: give --keys-file (see `elbod keys`)")
+    elif not settings.insecure:
+        raise StartupError(
+            f"refusing to listen on {settings.host} without keys: use 127.0.0.1, give --keys-file (see `elbod keys`), "
+            "or pass --insecure"
+        )

@@ -48,7 +48,9 @@ def demo(
             typer.echo(_held_out(manifest.metrics))
     if serve:
         row = _held_out_row(models, manifest)
-        serve_app(settings, announce=lambda url: typer.echo(_what_to_try(url, row)))
+        serve_app(
+            settings, announce=lambda url: typer.echo(_what_to_try(url, row, with_key=settings.keys_file is not None))
+        )
 
 
 def _published(store: "ModelStore") -> "Manifest | None":
@@ -88,8 +90,10 @@ def _held_out_row(store: "ModelStore", manifest: "Manifest") -> list[Any] | None
     return row
 
 
-def _what_to_try(url: str, row: list[Any] | None) -> str:
+def _what_to_try(url: str, row: list[Any] | None, *, with_key: bool) -> str:
     header = "-H 'Content-Type: application/json'"
+    if with_key:
+        header += ' -H "Authorization: Bearer $ELBOD_API_KEY"'
     image = "-H 'Accept: image/png' -d '{\"num_samples\": 64, \"seed\": 7}' -o digits.png"
     commands = [f"curl -s {url}/sample {header} {image}"]
     if row is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from elbod import __version__
+from elbod.cli import keys
 from elbod.cli.demo import demo
 from elbod.cli.score import score
 from elbod.cli.serve import serve
@@ -21,6 +22,7 @@ app.command()(demo)
 app.command()(score)
 app.command()(serve)
 app.command()(train)
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`elbod serve`: host the models of a store."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen beyond this machine without keys.")
     ] = None,
+    keys_file: Annotated[Path | None, typer.Option(help="Who may ask; `elbod keys add` writes it.")] = None,
+    admin: Annotated[bool | None, typer.Option("--admin", help="Let keys of scope admin move aliases.")] = None,
     root_path: Annotated[str | None, typer.Option(help="Path prefix that a proxy in front strips.")] = None,
 ) -> None:
     """Serve the models of a store over HTTP.
@@ -25,7 +28,15 @@ def serve(
     from elbod.settings import load_settings
 
     settings = load_settings(
-        store=store, host=host, port=port, device=device, model=model, insecure=insecure, root_path=root_path
+        store=store,
+        host=host,
+        port=port,
+        device=device,
+        model=model,
+        insecure=insecure,
+        keys_file=keys_file,
+        admin=admin,
+        root_path=root_path,
     )
     _check_model(settings.model)
     # torch takes seconds to import: only now, with the configuration checked.
