@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="model reference of requests that name none")
     insecure: bool = Field(False, description="listen beyond this machine without keys")
     root_path: str = Field("", description="path prefix that a proxy in front strips")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="processes; default: usable cores, at most 8, or 1 on a GPU"
+    )
 
     max_body_bytes: int = Field(256 * 1024**2, gt=0)
     max_json_bytes: int = Field(32 * 1024**2, gt=0, description="of a JSON body: safetensors are far cheaper to read")
