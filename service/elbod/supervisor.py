@@ -5,41 +5,29 @@ it waits for, and only a first start that fails is the end. A worker is asked fo
 event loop gives it: a worker that is silent for long is killed and replaced.
 """
 
-import asyncio
 import contextlib
 import logging
-import multiprocessing
-import os
 import signal
 import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from elbod.api.logs import configure_logging
-from elbod.api.server import bind, refuse_open_door, serve
+from elbod.api.server import bind, refuse_open_door
+from elbod.api.worker_files import forget_gauges, worker_files
 from elbod.errors import StartupError
 from elbod.machine import has_gpu, usable_cores
+from elbod.process import ASK_EVERY, Worker, drain_limit
 from elbod.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
-_ASK_EVERY = 1.0
 # A worker's loop may be held up by garbage collection or a long answer, not for as long as this.
 _SILENCE = 60.0
-# Loading torch from a slow disk comes before the loop runs.
-_START_PATIENCE = 300.0
 _LONG_RUN = 30.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0
-
-_SPAWN = multiprocessing.get_context("spawn")
-
-# What a worker says; after the last one comes the reason.
-_ALIVE, _STARTED, _FAILED = b"alive", b"started", b"failed: "
 
 
 def worker_count(settings: Settings) -> int:
@@ -58,11 +46,6 @@ def restart_delay(before: float, ran: float) -> float:
     return min(_LONGEST_DELAY, 2 * before) if before and ran < _LONG_RUN else _FIRST_DELAY
 
 
-def drain_limit(settings: Settings) -> float:
-    """Seconds after which a worker that still drains is stuck: its callers' time, then its queue's."""
-    return 2 * settings.drain_timeout + 10
-
-
 def supervise(settings: Settings, *, announce: Callable[[str], None], silence: float = _SILENCE) -> int:
     """Serve until SIGTERM or SIGINT, then finish what was admitted; the exit code by the convention.
 
@@ -75,58 +58,12 @@ def supervise(settings: Settings, *, announce: Callable[[str], None], silence: f
     return _Supervisor(settings, listener, announce, silence).run(count)
 
 
-class _Worker:
-    """A process and the pipe to it."""
-
-    def __init__(self, settings: Settings, listener: socket.socket, delay: float) -> None:
-        self.pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(settings, listener, theirs), name="elbod-worker")
-        with _sigint_held():
-            self.process.start()
-        theirs.close()
-        self.delay = delay
-        self.born = self.heard = time.monotonic()
-        self.asked = 0.0
-        self.answered = True
-        self.runs = self.started = False
-
-    def ask(self, now: float) -> None:
-        """Ask for a sign of life, once until it comes."""
-        if self.answered and now - self.asked >= _ASK_EVERY:
-            with contextlib.suppress(OSError):
-                self.pipe.send_bytes(_ALIVE)
-            self.asked, self.answered = now, False
-
-    def listen(self, now: float) -> str | None:
-        """Take in what the worker said; the reason if it failed."""
-        with contextlib.suppress(OSError, EOFError):
-            while self.pipe.poll():
-                said = self.pipe.recv_bytes()
-                self.heard, self.runs = now, True
-                self.answered |= said == _ALIVE
-                self.started |= said == _STARTED
-                if said.startswith(_FAILED):
-                    return said.removeprefix(_FAILED).decode()
-        return None
-
-    def silent(self, now: float, silence: float) -> bool:
-        return now - self.heard > (silence if self.runs else _START_PATIENCE)
-
-    def end(self, how: signal.Signals) -> None:
-        if self.process.exitcode is None and self.process.pid is not None:
-            os.kill(self.process.pid, how)
-
-    def bury(self) -> None:
-        self.process.join()
-        self.pipe.close()
-
-
 class _Supervisor:
     def __init__(
         self, settings: Settings, listener: socket.socket, announce: Callable[[str], None], silence: float
     ) -> None:
         self._settings, self._listener, self._announce, self._silence = settings, listener, announce, silence
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         # When replacements are due, each with the delay that it had to wait.
         self._due: list[tuple[float, float]] = []
         self._announced = False
@@ -135,7 +72,7 @@ class _Supervisor:
 
     def run(self, count: int) -> int:
         """The exit code."""
-        with _signal_numbers() as signals:
+        with _signal_numbers() as signals, worker_files():
             try:
                 for _ in range(count):
                     self._start(0.0)
@@ -154,12 +91,12 @@ class _Supervisor:
         return 0 if self._ended_by is signal.SIGTERM else 128 + signal.SIGINT
 
     def _start(self, delay: float) -> None:
-        self._workers.append(_Worker(self._settings, self._listener, delay))
+        self._workers.append(Worker(self._settings, self._listener, delay))
 
     def _sleep(self, signals: socket.socket) -> None:
         """Until a worker speaks or dies, a signal comes, or it is time to ask or to replace."""
         soonest = min((at for at, _ in self._due), default=float("inf"))
-        pause = max(0.0, min(_ASK_EVERY, soonest - time.monotonic()))
+        pause = max(0.0, min(ASK_EVERY, soonest - time.monotonic()))
         wait([signals, *(w.process.sentinel for w in self._workers), *(w.pipe for w in self._workers)], pause)
 
     def _drain(self, number: signal.Signals) -> None:
@@ -173,7 +110,7 @@ class _Supervisor:
 
     def _look(self, now: float) -> None:
         for worker in list(self._workers):
-            failure = worker.listen(now)
+            failure = worker.listen()
             if worker.process.exitcode is not None or failure is not None:
                 self._bury(worker, failure, now)
             elif self._ended_by is not None:
@@ -191,9 +128,14 @@ class _Supervisor:
             self._due.remove(due)
             self._start(due[1])
 
-    def _bury(self, worker: _Worker, failure: str | None, now: float) -> None:
+    def _bury(self, worker: Worker, failure: str | None, now: float) -> None:
         self._workers.remove(worker)
+        # What it said last may have come after the last look; one that failed need not end by itself.
+        failure = failure or worker.listen()
+        worker.end(signal.SIGKILL)
         worker.bury()
+        if worker.process.pid is not None:
+            forget_gauges(worker.process.pid)
         code = worker.process.exitcode
         if self._ended_by is not None:
             return
@@ -208,40 +150,6 @@ class _Supervisor:
             delay,
         )
         self._due.append((now + delay, delay))
-
-
-def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
-    """One worker process, from its first line to its last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_supervisor, args=(drain_limit(settings),), daemon=True).start()
-    configure_logging()
-
-    def answer(loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            pipe.send_bytes(pipe.recv_bytes())
-        except (OSError, EOFError):
-            loop.remove_reader(pipe.fileno())
-
-    try:
-        serve(
-            settings,
-            listener,
-            running=lambda loop: loop.add_reader(pipe.fileno(), answer, loop),
-            started=lambda: pipe.send_bytes(_STARTED),
-        )
-    except StartupError as error:
-        pipe.send_bytes(_FAILED + str(error).encode())
-        sys.exit(1)
-
-
-def _leave_with_supervisor(limit: float) -> None:
-    """Drain when the supervisor is gone, however it went."""
-    supervisor = multiprocessing.parent_process()
-    assert supervisor is not None
-    supervisor.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(limit)
-    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -270,18 +178,6 @@ def _received(signals: socket.socket) -> list[signal.Signals]:
         return [signal.Signals(number) for number in signals.recv(64)]
     except BlockingIOError:
         return []
-
-
-@contextlib.contextmanager
-def _sigint_held() -> Iterator[None]:
-    """A child that starts now is born with SIGINT blocked: Ctrl-C cannot end it before it ignores the signal."""
-    # Started by the first child otherwise, which unblocks SIGINT.
-    resource_tracker.ensure_running()
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _url(listener: socket.socket) -> str:

@@ -31,6 +31,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.include_router(routes.router)
     app.include_router(models.router)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, ended=service.metrics.ended)
     problems.install(app)
     return app

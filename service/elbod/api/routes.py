@@ -17,7 +17,7 @@ from elbod.api import schemas, wire
 from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_labels, check_latents, check_rows
 from elbod.api.problems import invalid_fields
-from elbod.api.service import service_of
+from elbod.api.service import Service, service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
@@ -108,11 +108,13 @@ async def sample(request: Request) -> Response:
     result = await service.run(job, resident, request)
     assert isinstance(result.value, Samples)
     if media == wire.PNG_TYPE:
+        computed = time.perf_counter()
         png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
+        service.metrics.encoded(job, time.perf_counter() - computed)
         headers = {f"X-Elbod-{name.title()}": str(value) for name, value in _identity(job, resident).items()}
         return Response(png, media_type=wire.PNG_TYPE, headers=headers)
     answer = Answer(_common(job, resident), {"x": result.value.x, "z": result.value.z})
-    return _respond(answer, media, fields.encoding, result, started, parsed)
+    return _respond(service, job, answer, media, fields.encoding, result, started, parsed)
 
 
 @router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
@@ -146,7 +148,7 @@ async def encode(request: Request) -> Response:
         {f"posterior.{name}": array for name, array in posterior.items()}
         | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension, "log_q": value.log_q},
     )
-    return _respond(answer, media, fields.encoding, result, started, parsed)
+    return _respond(service, job, answer, media, fields.encoding, result, started, parsed)
 
 
 @router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
@@ -183,7 +185,8 @@ async def elbo(request: Request) -> Response:
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
     assert isinstance(result.value, Scores)
-    return _respond(_scored(job, resident, result.value), media, fields.encoding, result, started, parsed)
+    answer = _scored(job, resident, result.value)
+    return _respond(service, job, answer, media, fields.encoding, result, started, parsed)
 
 
 _COLUMNS = (
@@ -310,7 +313,16 @@ def _common(job: Job, resident: Resident) -> dict[str, Any]:
     }
 
 
-def _respond(answer: Answer, media: str, encoding: str, result: Result, started: float, parsed: float) -> Response:
+def _respond(
+    service: Service,
+    job: Job,
+    answer: Answer,
+    media: str,
+    encoding: str,
+    result: Result,
+    started: float,
+    parsed: float,
+) -> Response:
     computed = time.perf_counter()
     if media == wire.SAFETENSORS_TYPE:
         body = wire.encode_safetensors(answer.fields, answer.arrays)
@@ -322,5 +334,6 @@ def _respond(answer: Answer, media: str, encoding: str, result: Result, started:
         "compute": result.compute_seconds,
         "encode": time.perf_counter() - computed,
     }
+    service.metrics.encoded(job, phases["encode"])
     timing = ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in phases.items())
     return Response(body, media_type=media, headers={"Server-Timing": timing})

@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
@@ -42,6 +43,7 @@ class Service:
         )
         self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
         self.draining = False
+        self.metrics = Metrics(self.engine, self.residents, lambda: self.ready)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._give_up = asyncio.Event()
         self._body_bytes = 0
@@ -51,6 +53,7 @@ class Service:
         """Engine and poller run inside; at the end what was admitted is finished."""
         self._loop = asyncio.get_running_loop()
         poller = Poller(self.residents, self.settings.poll_interval)
+        flushing = asyncio.create_task(self.metrics.flush_regularly())
         self.engine.start()
         poller.start()
         # The first look loads the default model: connections are answered once it is there, or its time is up.
@@ -62,6 +65,13 @@ class Service:
             await run_in_threadpool(poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
+            flushing.cancel()
+            self.metrics.flush()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the default model is loaded, verified and warm, and the process takes work."""
+        return self.residents.ready and not self.draining
 
     async def resident(self, reference: str | None) -> Resident:
         """The resident of a reference, loaded on a thread if it is not there yet."""
@@ -85,6 +95,7 @@ class Service:
         try:
             await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
+                self.metrics.answered(job, resident, result.result())
                 return result.result()
             if gone.done():
                 raise ClientDisconnect

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from elbod.engine.batcher import Pending, next_tile
+from elbod.engine.counters import WorkCounters
 from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
 from elbod.engine.reductions import work_bytes
@@ -43,7 +44,8 @@ class Engine:
     """
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
-        self._runner, self._limits = runner, limits
+        self._runner, self.limits = runner, limits
+        self.counters = WorkCounters()
         self._changed = threading.Condition()
         self._ids = count()
         # Guarded by _changed: who waits in which lane, in turn order.
@@ -73,8 +75,8 @@ class Engine:
             if self._draining:
                 raise Draining("the server is shutting down: try another one")
             if (
-                self._queued_rows + rows > self._limits.max_queue_rows
-                or self._queued_bytes + size > self._limits.max_queue_bytes
+                self._queued_rows + rows > self.limits.max_queue_rows
+                or self._queued_bytes + size > self.limits.max_queue_bytes
             ):
                 raise QueueFull(
                     f"the queue is full: {self._queued_rows} row-draws and {self._queued_bytes} bytes are waiting",
@@ -84,7 +86,7 @@ class Engine:
             self._queued_bytes += size
             self._enter(next(self._ids), task)
             self._changed.notify()
-        future.add_done_callback(lambda _: self._release(rows, size))
+        future.add_done_callback(lambda done: self._release(rows, size, job.rows if done.cancelled() else 0))
         return future
 
     def _refuse_oversized(self, job: Job, rows: int, size: int) -> None:
@@ -92,8 +94,8 @@ class Engine:
         if job.marginal_labels:
             way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
         for what, amount, limit in (
-            ("row-draws", rows, self._limits.max_queue_rows),
-            ("bytes", size, self._limits.max_queue_bytes),
+            ("row-draws", rows, self.limits.max_queue_rows),
+            ("bytes", size, self.limits.max_queue_bytes),
         ):
             if amount > limit:
                 raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")
@@ -102,6 +104,11 @@ class Engine:
     def alive(self) -> bool:
         """Whether the compute thread lives."""
         return self._thread.is_alive()
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Row-draws and bytes that are admitted and not answered."""
+        return self._queued_rows, self._queued_bytes
 
     def busy_seconds(self) -> float:
         """How long the tile that runs now has been running; 0 when idle."""
@@ -116,10 +123,11 @@ class Engine:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _release(self, rows: int, size: int) -> None:
+    def _release(self, rows: int, size: int, cancelled_rows: int) -> None:
         with self._changed:
             self._queued_rows -= rows
             self._queued_bytes -= size
+            self.counters.cancelled_rows += cancelled_rows
 
     def _enter(self, key: int, task: Task) -> None:
         self._lanes.setdefault((task.resident, task.stage), OrderedDict())[key] = task
@@ -197,6 +205,7 @@ class Engine:
                 return finished
             self._fail(tasks[tile.parts[0].job], error)
             return {}
+        self.counters.ran(tile)
         finished = {}
         for key, at in _places(tile):
             task = tasks[key]
