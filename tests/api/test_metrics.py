@@ -101,7 +101,7 @@ def test_workers_are_added_up_and_a_dead_ones_work_still_counts(
     pids = {dict(labels)["pid"] for name, labels in samples if name == "elbod_resident_memory_bytes"}
     assert len(pids) == 2
     os.kill(int(min(pids)), signal.SIGKILL)
-    wait_for(lambda: value(scrape(server), "worker_starts_total") == 3, 60)
+    wait_for(lambda: value(scrape(server), "worker_starts_total") == 3, 100)
     wait_for(lambda: value(scrape(server), "ready_workers") == 2, 60)
     samples = scrape(server)
     assert value(samples, "workers") == 2
@@ -163,7 +163,7 @@ def test_the_folder_of_the_metrics_goes_with_the_server(
         server = start_server(served_store.objects.url, "--model", "levels", "--workers", "2", TMPDIR=str(temporary))
         assert len(list(temporary.iterdir())) == 1
         server.stop(how)
-        wait_for(lambda: not list(temporary.iterdir()), 20)
+        wait_for(lambda: not list(temporary.iterdir()), 40)
 
 
 @pytest.mark.parametrize("seed", range(5))
