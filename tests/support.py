@@ -122,10 +122,12 @@ def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
 
 
 class Server:
-    """A real `elbod serve` process on a free port."""
+    """A real `elbod serve` on a free port, with one worker unless the flags say otherwise."""
 
     def __init__(self, store: str | Path, log: Path, *flags: str, **variables: str) -> None:
         self.log = log
+        if "--workers" not in flags:
+            flags = (*flags, "--workers", "1")
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
                 [ELBOD, "serve", "--store", str(store), "--port", "0", *flags],

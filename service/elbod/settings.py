@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="model reference of requests that name none")
     insecure: bool = Field(False, description="listen beyond this machine without keys")
     root_path: str = Field("", description="path prefix that a proxy in front strips")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="processes; default: usable cores, at most 8, or 1 on a GPU"
+    )
 
     keys_file: Path | None = Field(None, description="hashed keys, see `elbod keys`; without it nobody needs a key")
     admin: bool = Field(False, description="let keys of scope admin move aliases; on loopback without keys, anybody")

@@ -77,7 +77,7 @@ def attack(url: str, caller: int, until: float) -> list[tuple[int, bytes]]:
 def test_random_company_cancels_other_workers_and_a_restart_change_no_byte(
     served_store: ModelStore, start_server: Callable[..., Server]
 ) -> None:
-    server = start_server(served_store.objects.url)
+    server = start_server(served_store.objects.url, "--workers", "2")
     until = time.monotonic() + SECONDS
     with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
         attacks = [pool.submit(attack, server.url, caller, until) for caller in range(CALLERS)]

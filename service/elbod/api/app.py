@@ -34,6 +34,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(models.router)
     app.include_router(admin.router)
     security.install(app, settings)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, ended=service.metrics.ended)
     problems.install(app)
     return app

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import orjson
@@ -49,10 +50,13 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 
 class RequestLog:
-    """ASGI middleware: echoes or makes `X-Request-Id`, and logs how each request ended."""
+    """ASGI middleware: echoes or makes `X-Request-Id`, and logs how each request ended.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    `ended` is told, too: path, status, seconds, and the kind of problem if it was one.
+    """
+
+    def __init__(self, app: ASGIApp, ended: Callable[[str, int, float, str | None], None] = lambda *_: None) -> None:
+        self.app, self.ended = app, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,8 +85,11 @@ class RequestLog:
             status = 500
             await bug(Request(scope))(scope, receive, send_with_id)
         finally:
+            seconds = time.perf_counter() - started
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            self.ended(path, status, seconds, scope["state"].get("problem"))
             if logger.isEnabledFor(logging.INFO):
-                _log_access(scope, request_id.decode(), status, time.perf_counter() - started)
+                _log_access(scope, request_id.decode(), status, seconds)
 
 
 def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from elbod import __version__
 from elbod.api import wire
@@ -80,7 +81,7 @@ def readyz(request: Request) -> Response:
     """
     service = service_of(request)
     default = service.residents.default
-    ready = service.residents.ready and not service.draining
+    ready = service.ready
     body = {
         "ready": ready,
         "draining": service.draining,
@@ -89,6 +90,13 @@ def readyz(request: Request) -> Response:
         "problems": service.residents.problems,
     }
     return Response(orjson.dumps(body), 200 if ready else 503, media_type=wire.JSON_TYPE)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus text, or OpenMetrics if `Accept` says so; all workers of this server together."""
+    text, media_type = await service_of(request).metrics.text(request.headers.get("accept", ""))
+    return Response(text, media_type=media_type)
 
 
 @router.get("/version")

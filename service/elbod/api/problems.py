@@ -28,8 +28,10 @@ def problem(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A problem document; `type` is stable and names the kind of error, `instance` the request."""
+    slug = title.lower().replace(" ", "-")
+    request.state.problem = slug
     body: dict[str, Any] = {
-        "type": f"urn:elbod:problem:{title.lower().replace(' ', '-')}",
+        "type": f"urn:elbod:problem:{slug}",
         "title": title,
         "status": status,
         "detail": detail,

@@ -18,7 +18,7 @@ from elbod.api import schemas, wire
 from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_labels, check_latents, check_rows
 from elbod.api.problems import invalid_fields
-from elbod.api.service import service_of
+from elbod.api.service import Service, service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
@@ -58,26 +58,22 @@ class Answer:
     arrays: Mapping[str, NDArray[Any] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timing:
-    """When a request began, was parsed, and (set by `encoding`) began to be written, by `time.perf_counter`."""
+    """When a request began and when it was parsed, by `time.perf_counter`."""
 
     started: float
     parsed: float
-    computed: float | None = None
 
-    def encoding(self) -> "Timing":
-        return Timing(self.started, self.parsed, time.perf_counter())
-
-    def header(self, result: Result) -> dict[str, str]:
+    def header(self, result: Result, encode_seconds: float) -> dict[str, str]:
         """`Server-Timing`, in milliseconds."""
-        now = time.perf_counter()
-        encode = 0.0 if self.computed is None else now - self.computed
-        return {
-            "Server-Timing": f"parse;dur={(self.parsed - self.started) * 1e3:.3f}, "
-            f"queue;dur={result.queue_seconds * 1e3:.3f}, compute;dur={result.compute_seconds * 1e3:.3f}, "
-            f"encode;dur={encode * 1e3:.3f}"
+        phases = {
+            "parse": self.parsed - self.started,
+            "queue": result.queue_seconds,
+            "compute": result.compute_seconds,
+            "encode": encode_seconds,
         }
+        return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in phases.items())}
 
 
 def _documented(
@@ -112,7 +108,7 @@ async def sample(request: Request) -> Response:
     job = sample_job(fields, arrays, resident, service.settings.max_rows)
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
-    return await sample_response(job, resident, result, media, Timing(started, parsed), fields.encoding)
+    return await sample_response(service, job, resident, result, media, Timing(started, parsed), fields.encoding)
 
 
 def sample_job(fields: schemas.SampleRequest, arrays: Arrays, resident: Resident, max_rows: int) -> Job:
@@ -146,17 +142,19 @@ def sample_job(fields: schemas.SampleRequest, arrays: Arrays, resident: Resident
 
 
 async def sample_response(
-    job: Job, resident: Resident, result: Result, media: str, timing: Timing, encoding: str
+    service: Service, job: Job, resident: Resident, result: Result, media: str, timing: Timing, encoding: str
 ) -> Response:
     """Samples in the media type that was asked for. Raises NotAcceptable for pictures of what is none."""
     assert isinstance(result.value, Samples)
     if media == wire.PNG_TYPE:
-        timing = timing.encoding()
+        computed = time.perf_counter()
         png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
+        seconds = time.perf_counter() - computed
+        service.metrics.encoded(job, seconds)
         headers = {f"X-Elbod-{name.title()}": str(value) for name, value in _identity(job, resident).items()}
-        return Response(png, media_type=wire.PNG_TYPE, headers=headers | timing.header(result))
+        return Response(png, media_type=wire.PNG_TYPE, headers=headers | timing.header(result, seconds))
     answer = Answer(_common(job, resident), {"x": result.value.x, "z": result.value.z})
-    return _respond(answer, media, encoding, result, timing)
+    return _respond(service, job, answer, media, encoding, result, timing)
 
 
 @router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
@@ -190,7 +188,7 @@ async def encode(request: Request) -> Response:
         {f"posterior.{name}": array for name, array in posterior.items()}
         | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension, "log_q": value.log_q},
     )
-    return _respond(answer, media, fields.encoding, result, Timing(started, parsed))
+    return _respond(service, job, answer, media, fields.encoding, result, Timing(started, parsed))
 
 
 @router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
@@ -227,8 +225,8 @@ async def elbo(request: Request) -> Response:
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
     assert isinstance(result.value, Scores)
-    timing = Timing(started, parsed)
-    return _respond(_scored(job, resident, result.value), media, fields.encoding, result, timing)
+    answer = _scored(job, resident, result.value)
+    return _respond(service, job, answer, media, fields.encoding, result, Timing(started, parsed))
 
 
 _COLUMNS = (
@@ -358,10 +356,14 @@ def _common(job: Job, resident: Resident) -> dict[str, Any]:
     }
 
 
-def _respond(answer: Answer, media: str, encoding: str, result: Result, timing: Timing) -> Response:
-    timing = timing.encoding()
+def _respond(
+    service: Service, job: Job, answer: Answer, media: str, encoding: str, result: Result, timing: Timing
+) -> Response:
+    computed = time.perf_counter()
     if media == wire.SAFETENSORS_TYPE:
         body = wire.encode_safetensors(answer.fields, answer.arrays)
     else:
         body = wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64")
-    return Response(body, media_type=media, headers=timing.header(result))
+    seconds = time.perf_counter() - computed
+    service.metrics.encoded(job, seconds)
+    return Response(body, media_type=media, headers=timing.header(result, seconds))

@@ -1,15 +1,15 @@
-"""One uvicorn server around the application: a bound socket first, exit code 0 after a drain."""
+"""One uvicorn server around the application: a bound socket first, a drain at the first signal."""
 
+import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
 
 from elbod.api import keys
-from elbod.api.app import create_app
-from elbod.api.logs import configure_logging
 from elbod.api.security import is_loopback
 from elbod.errors import StartupError
 from elbod.settings import Settings
@@ -18,34 +18,53 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """Says where it is once connections are answered, and drains at the first signal."""
+    """Says once its loop runs and once connections are answered; drains at the first SIGTERM."""
 
     def __init__(
-        self, config: uvicorn.Config, announce: Callable[[str], None], begin_drain: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        running: Callable[[asyncio.AbstractEventLoop], None],
+        started: Callable[[], None],
+        begin_drain: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._announce, self._begin_drain = announce, begin_drain
+        self._running, self._started, self._begin_drain = running, started, begin_drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._running(asyncio.get_running_loop())
         await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            self._announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        if self.started and not self.should_exit:
+            self._started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ctrl-C in a terminal reaches the whole group: the supervisor makes one SIGTERM of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            # A second signal, whichever it is, does not wait.
-            self.force_exit = True
+        # A second signal does not wait.
+        self.force_exit = self.should_exit
+        self.should_exit = True
         self._begin_drain()
-        super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was admitted. `announce` gets the URL. Raises StartupError."""
-    refuse_open_door(settings)
-    configure_logging()
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    running: Callable[[asyncio.AbstractEventLoop], None],
+    started: Callable[[], None],
+) -> None:
+    """Serve in this process until SIGTERM, then finish what was admitted. Raises StartupError.
+
+    `running` gets the event loop before the models are loaded; `started` is called once connections are answered.
+    """
+    # Only workers load torch: the supervisor takes `bind` from here.
+    from elbod.api.app import create_app
+
     app = create_app(settings)
-    listener = bind(settings.host, settings.port)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -53,9 +72,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
     )
-    # uvicorn raises the signal again once it has drained; by then it is obeyed.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    _Server(config, announce, app.state.service.begin_drain).run(sockets=[listener])
+    _Server(config, running, started, app.state.service.begin_drain).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
@@ -46,6 +47,7 @@ class Service:
         )
         self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
         self.draining = False
+        self.metrics = Metrics(self.engine, self.residents, lambda: self.ready)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
@@ -56,6 +58,7 @@ class Service:
         """Engine and poller run inside; at the end what was admitted is finished."""
         self._loop = asyncio.get_running_loop()
         poller = Poller(self.residents, self.settings.poll_interval)
+        flushing = asyncio.create_task(self.metrics.flush_regularly())
         self.engine.start()
         poller.start()
         # The first look loads the default model: connections are answered once it is there, or its time is up.
@@ -67,6 +70,13 @@ class Service:
             await run_in_threadpool(poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
+            flushing.cancel()
+            self.metrics.flush()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the default model is loaded, verified and warm, and the process takes work."""
+        return self.residents.ready and not self.draining
 
     async def resident(self, reference: str | None) -> Resident:
         """The resident of a reference, loaded on a thread if it is not there yet."""
@@ -95,7 +105,9 @@ class Service:
         late = loop.call_later(timeout, self._fail, task, _deadline(timeout))
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
-            return await answer
+            result = await answer
+            self.metrics.answered(job, resident, result)
+            return result
         finally:
             late.cancel()
             watch.cancel()

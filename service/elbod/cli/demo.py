@@ -31,7 +31,7 @@ def demo(
 
     settings = load_settings(store=store, host=host, port=port, model=_MODEL, insecure=insecure)
     from elbod.api.server import bind, refuse_open_door
-    from elbod.api.server import serve as serve_app
+    from elbod.supervisor import supervise
     from elbod_store import ModelStore
 
     if serve:
@@ -48,9 +48,9 @@ def demo(
             typer.echo(_held_out(manifest.metrics))
     if serve:
         row = _held_out_row(models, manifest)
-        serve_app(
-            settings, announce=lambda url: typer.echo(_what_to_try(url, row, with_key=settings.keys_file is not None))
-        )
+        with_key = settings.keys_file is not None
+        code = supervise(settings, announce=lambda url: typer.echo(_what_to_try(url, row, with_key=with_key)))
+        raise typer.Exit(code)
 
 
 def _published(store: "ModelStore") -> "Manifest | None":

@@ -10,6 +10,9 @@ def serve(
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: usable cores, at most 8, or 1 on a GPU.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     model: Annotated[str | None, typer.Option(help="Model reference of requests that name none.")] = None,
     insecure: Annotated[
@@ -31,6 +34,7 @@ def serve(
         store=store,
         host=host,
         port=port,
+        workers=workers,
         device=device,
         model=model,
         insecure=insecure,
@@ -39,10 +43,9 @@ def serve(
         root_path=root_path,
     )
     _check_model(settings.model)
-    # torch takes seconds to import: only now, with the configuration checked.
-    from elbod.api.server import serve as serve_app
+    from elbod.supervisor import supervise
 
-    serve_app(settings, announce=lambda url: typer.echo(f"elbod serves {settings.store} on {url}"))
+    raise typer.Exit(supervise(settings, announce=lambda url: typer.echo(f"elbod serves {settings.store} on {url}")))
 
 
 def _check_model(reference: str | None) -> None:

@@ -13,6 +13,7 @@ from itertools import count
 import numpy as np
 
 from elbod.engine.batcher import Pending, next_tile
+from elbod.engine.counters import WorkCounters
 from elbod.engine.jobs import Job, Result, Stage, Tile
 from elbod.engine.loading import Resident
 from elbod.engine.runner import DrawInputs, Runner, pin_thread, row_dtype
@@ -46,7 +47,8 @@ class Engine:
     """
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
-        self._runner, self._limits = runner, limits
+        self._runner, self.limits = runner, limits
+        self.counters = WorkCounters()
         self._changed = threading.Condition()
         self._ids = count()
         # Guarded by _changed: who waits in which lane, in turn order.
@@ -92,8 +94,8 @@ class Engine:
             if self._draining:
                 raise Draining("the server is shutting down: try another one")
             if (
-                self._queued_rows + rows > self._limits.max_queue_rows
-                or self._queued_bytes + size > self._limits.max_queue_bytes
+                self._queued_rows + rows > self.limits.max_queue_rows
+                or self._queued_bytes + size > self.limits.max_queue_bytes
             ):
                 raise QueueFull(
                     f"the queue is full: {self._queued_rows} row-draws and {self._queued_bytes} bytes are waiting",
@@ -108,7 +110,8 @@ class Engine:
     def cancel(self, task: Task) -> None:
         """Drop what has not run of a job; a finished one is left alone."""
         with self._changed:
-            self._close(task)
+            if self._close(task):
+                self.counters.cancelled_rows += task.job.rows
 
     def _close(self, task: Task) -> bool:
         """Give the task's place in the queue back; False if that was done before. Holds the lock."""
@@ -124,8 +127,8 @@ class Engine:
         if job.marginal_labels:
             way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
         for what, amount, limit in (
-            ("row-draws", rows, self._limits.max_queue_rows),
-            ("bytes", size, self._limits.max_queue_bytes),
+            ("row-draws", rows, self.limits.max_queue_rows),
+            ("bytes", size, self.limits.max_queue_bytes),
         ):
             if amount > limit:
                 raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")
@@ -134,6 +137,11 @@ class Engine:
     def alive(self) -> bool:
         """Whether the compute thread lives."""
         return self._thread.is_alive()
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Row-draws and bytes that are admitted and not answered."""
+        return self._queued_rows, self._queued_bytes
 
     def busy_seconds(self) -> float:
         """How long the tile that runs now has been running; 0 when idle."""
@@ -219,6 +227,7 @@ class Engine:
                 return [(tasks[tile.parts[0].job], _failure(lane[0], error))]
             alone = (Tile(tile.stage, tile.size, (part,)) for part in tile.parts)
             return [outcome for one in alone for outcome in self._run(lane, one, tasks)]
+        self.counters.ran(tile)
         outcomes: list[tuple[Task, Outcome]] = []
         complete = [task for key, at in _places(tile) if (task := tasks[key]).accept(tile.stage, outputs, at)]
         for task, columns, finite in reduce_chunks(complete):

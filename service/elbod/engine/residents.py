@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from elbod.engine.counters import LoadCounters
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
 from elbod.errors import ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
@@ -60,6 +61,7 @@ class Residents:
 
     def __init__(self, store: ModelStore, runner: Runner, *, default: str | None, max_loaded_bytes: int) -> None:
         self._store, self._runner = store, runner
+        self.counters = LoadCounters()
         self._default = default
         self._max_loaded_bytes = max_loaded_bytes
         self._lock = threading.Lock()
@@ -167,8 +169,10 @@ class Residents:
             self._make_room(manifest.weights.size, instead)
             resident = load(self._store, manifest, self._runner)
         except _LoadError as error:
+            self.counters.load_failures += 1
             self._fail(*key, error, manifest.checksum)
             raise
+        self.counters.loads += 1
         self._failed.pop(key, None)
         return resident
 
@@ -190,6 +194,7 @@ class Residents:
             raise ModelFailure(f"its weights take {needed} bytes{beside}, max_loaded_bytes is {limit}")
         while sum(resident.nbytes for resident in self.loaded() if resident is not instead) + needed > limit:
             idle = (key for key, resident in self._residents.items() if resident not in (default, instead))
+            self.counters.evictions += 1
             logger.info("evicting %s", self._residents.pop(min(idle, key=lambda key: self._used[key])))
 
     def poll(self) -> None:
@@ -227,6 +232,7 @@ class Residents:
             with contextlib.suppress(*_LoadError):
                 new = self._residents[reference] = self._resident(manifest, instead=old)
                 if new is not old:
+                    self.counters.swaps += 1
                     logger.info("%s now means %s, before %s", reference, new, old)
         newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)
         for (failed, number), failure in list(self._failed.items()):

@@ -1,0 +1,130 @@
+"""One worker process, seen from its supervisor and from inside."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+
+from elbod.api.logs import configure_logging
+from elbod.api.server import serve
+from elbod.api.worker_files import remove_orphaned
+from elbod.errors import StartupError
+from elbod.settings import Settings
+
+ASK_EVERY = 1.0
+# Loading torch from a slow disk comes before the loop runs.
+_START_PATIENCE = 300.0
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+# What a worker says; after the last one comes the reason.
+_ALIVE, _STARTED, _FAILED = b"alive", b"started", b"failed: "
+
+
+def drain_limit(settings: Settings) -> float:
+    """Seconds after which a worker that still drains is stuck: its callers' time, then its queue's."""
+    return 2 * settings.drain_timeout + 10
+
+
+class Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, delay: float) -> None:
+        self.pipe, theirs = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(target=_work, args=(settings, listener, theirs), name="elbod-worker")
+        with _sigint_held():
+            self.process.start()
+        theirs.close()
+        self.delay = delay
+        self.born = time.monotonic()
+        self.asked = 0.0
+        self.answered = True
+        self.runs = self.started = False
+
+    def ask(self, now: float) -> None:
+        """Ask for a sign of life, once until it comes."""
+        if self.answered and now - self.asked >= ASK_EVERY:
+            with contextlib.suppress(OSError):
+                self.pipe.send_bytes(_ALIVE)
+            self.asked, self.answered = now, False
+
+    def listen(self) -> str | None:
+        """Take in what the worker said; the reason if it failed."""
+        with contextlib.suppress(OSError, EOFError):
+            while self.pipe.poll():
+                said = self.pipe.recv_bytes()
+                self.runs = True
+                self.answered |= said == _ALIVE
+                self.started |= said == _STARTED
+                if said.startswith(_FAILED):
+                    return said.removeprefix(_FAILED).decode()
+        return None
+
+    def silent(self, now: float, silence: float) -> bool:
+        """Whether it has owed an answer for so long."""
+        return not self.answered and now - self.asked > (silence if self.runs else _START_PATIENCE)
+
+    def end(self, how: signal.Signals) -> None:
+        if self.process.exitcode is None and self.process.pid is not None:
+            os.kill(self.process.pid, how)
+
+    def bury(self) -> None:
+        self.process.join()
+        self.pipe.close()
+
+
+def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+    """One worker process, from its first line to its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_supervisor, args=(drain_limit(settings),), daemon=True).start()
+    configure_logging()
+
+    def answer(loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            pipe.send_bytes(pipe.recv_bytes())
+        except (OSError, EOFError):
+            loop.remove_reader(pipe.fileno())
+
+    try:
+        serve(
+            settings,
+            listener,
+            running=lambda loop: loop.add_reader(pipe.fileno(), answer, loop),
+            started=lambda: pipe.send_bytes(_STARTED),
+        )
+    except StartupError as error:
+        pipe.send_bytes(_FAILED + str(error).encode())
+        sys.exit(1)
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and not supervisor.is_alive():
+        remove_orphaned()
+
+
+def _leave_with_supervisor(limit: float) -> None:
+    """Drain when the supervisor is gone, however it went."""
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(limit)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _sigint_held() -> Iterator[None]:
+    """A child that starts now is born with SIGINT blocked: Ctrl-C cannot end it before it ignores the signal."""
+    # Started by the first child otherwise, which unblocks SIGINT.
+    resource_tracker.ensure_running()
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
