@@ -210,7 +210,7 @@ def run(work: Awaitable[T]) -> T:
 
 
 class Answers:
-    """Cuts a stream into answers; those of a chunked encoding keep their chunk sizes."""
+    """Cuts a stream into answers, of which there is at most one at a time."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -223,14 +223,29 @@ class Answers:
             return None
         length = _content_length(self._buffer[:head].lower())
         if length is None:
-            if not self._buffer.endswith(b"0\r\n\r\n", head + 4):
-                return None
-            length = len(self._buffer) - head - 4
-        if len(self._buffer) < head + 4 + length:
+            body = _unchunked(self._buffer, head + 4)
+        else:
+            body = bytes(self._buffer[head + 4 : head + 4 + length])
+            body = None if len(body) < length else body
+        if body is None:
             return None
-        answer = int(self._buffer[9:12]), bytes(self._buffer[head + 4 : head + 4 + length])
-        del self._buffer[: head + 4 + length]
-        return answer
+        status = int(self._buffer[9:12])
+        self._buffer.clear()
+        return status, body
+
+
+def _unchunked(buffer: bytearray, at: int) -> bytes | None:
+    """The chunks from there on, joined; None if the last one has not come."""
+    body = bytearray()
+    while (line := buffer.find(b"\r\n", at)) >= 0:
+        size = int(buffer[at:line].split(b";", 1)[0], 16)
+        at = line + 2 + size + 2
+        if at > len(buffer):
+            return None
+        if size == 0:
+            return bytes(body)
+        body += buffer[line + 2 : at - 2]
+    return None
 
 
 def _content_length(head: bytearray) -> int | None:
@@ -293,11 +308,14 @@ class RawConnection:
                 return answer
         raise ConnectionResetError("the server closed the connection")
 
+    def close(self) -> None:
+        self._socket.close()
+
     def __enter__(self) -> "RawConnection":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self.close()
 
 
 def ask(port: int, request: Request) -> tuple[int, bytes]:

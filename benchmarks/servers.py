@@ -91,7 +91,8 @@ def _mlserver(place: Place) -> list[str]:
         "http_port": place.port,
         "grpc_port": free_port(),
         "metrics_port": free_port(),
-        "parallel_workers": CORES,
+        "parallel_workers": 0,
+        "debug": False,
         "logging_settings": None,
     }
     model = {

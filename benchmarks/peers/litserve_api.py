@@ -33,6 +33,6 @@ class Elbo(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Elbo(max_batch_size=32, batch_timeout=0.005, api_path="/elbo")
+    api = Elbo(max_batch_size=32, batch_timeout=0, api_path="/elbo")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(sys.argv[2]))
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
