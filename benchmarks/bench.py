@@ -61,10 +61,10 @@ class Bench:
         python = servers.python_of(name, kind, self.environments)
         return Server(name, kind, Place(servers.free_port(), self.store, self.weights, folder, python))
 
-    def saturate(self, server: Server, request: Request) -> Load:
+    def saturate(self, server: Server, request: Request, connections: int = CONNECTIONS) -> Load:
         """A warm-up, then what the server does under as many requests as it takes."""
-        saturate(server.port, request, connections=CONNECTIONS, seconds=min(2, self.seconds))
-        return saturate(server.port, request, connections=CONNECTIONS, seconds=self.seconds)
+        saturate(server.port, request, connections=connections, seconds=min(2, self.seconds))
+        return saturate(server.port, request, connections=connections, seconds=self.seconds)
 
     def check(self, server: Server, request: Request, n: int) -> None:
         """The server scores n rows as plain PyTorch does, but for the noise. Raises NotStarted."""

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 
 import servers
 import workload
-from bench import CONNECTIONS, Bench
+from bench import Bench
 from report import Section, both, mean
 from servers import NotStarted
 
 ROWS, TILE = 1_024, 32
+# Of each worker: one request runs, one waits. More would all end at once, since jobs share an engine in equal parts.
+CONNECTIONS = 2 * servers.CORES
 FORWARD, ENGINE, SERVER, BYTES = "bare forward", "elbod.engine", "elbod, float32", "elbod, uint8"
 
 
@@ -50,7 +52,7 @@ def _rows_per_second(bench: Bench, name: str) -> float:
     request = workload.as_safetensors(ROWS, np.float32 if name == SERVER else np.uint8)
     with bench.serve() as server:
         bench.check(server, request, ROWS)
-        return bench.saturate(server, request).per_second * ROWS
+        return bench.saturate(server, request, CONNECTIONS).per_second * ROWS
 
 
 def _in_processes(bench: Bench, what: str) -> float:

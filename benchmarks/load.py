@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -222,11 +222,9 @@ class Answers:
         if head < 0:
             return None
         length = _content_length(self._buffer[:head].lower())
-        if length is None:
-            body = _unchunked(self._buffer, head + 4)
-        else:
-            body = bytes(self._buffer[head + 4 : head + 4 + length])
-            body = None if len(body) < length else body
+        if length is not None and len(self._buffer) < head + 4 + length:
+            return None
+        body = _unchunked(self._buffer, head + 4) if length is None else bytes(self._buffer[head + 4 :])
         if body is None:
             return None
         status = int(self._buffer[9:12])
@@ -267,8 +265,8 @@ class Connection(asyncio.Protocol):
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's are none by inheritance.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if (answer := self._answers.feed(data)) and self._waiting and not self._waiting.done():

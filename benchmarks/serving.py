@@ -38,7 +38,7 @@ OWN_PACKAGES = ["torch", "numpy", "fastapi", "uvicorn", "uvloop", "elbod", "elbo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 seconds a figure, fewer rows")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="peers, bulk, latency, growth, start, swap, client")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="peers, bulk, latency, start, swap, client, growth")
     parser.add_argument("--peers", default=",".join(servers.KINDS), help="of litserve, bentoml, mlserver, rayserve")
     parser.add_argument("--seconds", type=float, default=8, help="of a figure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same figures for programs")
@@ -49,10 +49,10 @@ def main() -> None:
         "peers": lambda bench: side_by_side.measure(bench, peers),
         "bulk": in_process.measure,
         "latency": latency.measure,
-        "growth": growth.measure,
         "start": lifecycle.measure_start,
         "swap": lifecycle.measure_swap,
         "client": python_client.measure,
+        "growth": growth.measure,
     }
     for kind, given, known in (("peer", peers, servers.KINDS), ("measurement", arguments.only or [], measurements)):
         if unknown := sorted(set(given) - set(known)):
