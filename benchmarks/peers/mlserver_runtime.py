@@ -2,7 +2,7 @@
 
 Requests are those of its Open Inference Protocol, which its batches need. `max_batch_size` counts requests.
 Inference runs in the server's process: two `parallel_workers` were four times slower here, since every batch is pickled
-to them and back (and they do not start with uvloop 0.22 and later). Waits for a batch of 1 to 10 ms made no difference.
+to them and back (and they do not start with uvloop 0.22 and later). Waits of 1 to 10 ms made no difference.
 """
 
 import model

@@ -1,6 +1,7 @@
 """Ray Serve: python rayserve_app.py PORT WORKERS
 
-One replica a core behind the default proxy. `max_batch_size` counts requests. Waits for a batch of 0, 5 and 10 ms made no difference.
+One replica a core behind the default proxy. `max_batch_size` counts requests. Waits for a
+batch of 0, 5 and 10 ms made no difference beyond noise.
 """
 
 import sys
