@@ -1,5 +1,6 @@
 """What all measurements share: a store with the model, the weights as a file, and servers on free ports."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,10 @@ class Bench:
     def saturate(self, server: Server, request: Request, connections: int = CONNECTIONS) -> Load:
         """A warm-up, then what the server does under as many requests as it takes."""
         saturate(server.port, request, connections=connections, seconds=min(2, self.seconds))
-        return saturate(server.port, request, connections=connections, seconds=self.seconds)
+        found = saturate(server.port, request, connections=connections, seconds=self.seconds)
+        shown = f"{server.kind.title}: {request.method} {request.path}, {len(request.body):,} bytes"
+        sys.stderr.write(f"{shown}: {found.per_second:,.1f} requests/s\n")
+        return found
 
     def check(self, server: Server, request: Request, n: int) -> None:
         """The server scores n rows as plain PyTorch does, but for the noise. Raises NotStarted."""
