@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/pytest
 
 # elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
-# in five minutes. Uses wrk where it is installed.
+# in seven minutes. Uses wrk where it is installed.
 bench: install
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 

@@ -52,7 +52,9 @@ class Bench:
     def serve(self, name: str = "elbod", kind: Kind = servers.ELBOD) -> Iterator[Server]:
         """A server that answers. Raises NotStarted."""
         with self.start(name, kind) as server:
-            server.wait_until(kind.request(1))
+            # Many connections, so that every worker has answered.
+            for _ in range(20):
+                server.wait_until(kind.request(1))
             yield server
 
     def start(self, name: str = "elbod", kind: Kind = servers.ELBOD) -> Server:
