@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same figures for programs")
     parser.add_argument("--environments", type=Path, default=servers.HERE / ".cache", help="where peers are installed")
     arguments = parser.parse_args()
+    # Ended from outside, it ends its servers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     peers = [name for name in arguments.peers.split(",") if name]
     measurements: dict[str, Callable[[Bench], Section]] = {
         "peers": lambda bench: side_by_side.measure(bench, peers),
