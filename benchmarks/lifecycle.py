@@ -22,14 +22,14 @@ def measure_start(bench: Bench) -> Section:
     imports, ready = [], []
     for _ in range(STARTS):
         since = time.perf_counter()
-        # Without the interpreter's end, which torch makes long.
-        subprocess.run([sys.executable, "-c", "import os, elbod.api.server; os._exit(0)"], check=True)
+        # What a worker imports, without the end of an interpreter.
+        subprocess.run([sys.executable, "-c", "import os, elbod.api.app; os._exit(0)"], check=True)
         imports.append(time.perf_counter() - since)
         since = time.perf_counter()
         with bench.start() as server:
             server.wait_until(Request("/readyz"))
             ready.append(time.perf_counter() - since)
-    section.rows.append(("import elbod.api.server", both(imports)))
+    section.rows.append(("import elbod.api.app", both(imports)))
     section.rows.append(("elbod serve until /readyz says 200", both(ready)))
     section.add("ready after import", mean(ready) - mean(imports), 3, at_most=True, unit="s")
     return section
