@@ -2,11 +2,12 @@
 #   make install PIP_ARGS="--index-url <the PyTorch index of your CUDA or CPU build> --extra-index-url <PyPI>"
 PYTHON ?= python3
 PIP_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint bench-fashion bench-training bench-precision mutations adversary clean
+.PHONY: install install-dev demo test lint bench bench-fashion bench-training bench-precision mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -33,6 +34,11 @@ lint: install-dev
 
 test: lint
 	$(BIN)/pytest
+
+# elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
+# in seven minutes. Uses wrk where it is installed.
+bench: install
+	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 # Long runs, whose results are kept in benchmarks/RESULTS.md.
 bench-fashion: install

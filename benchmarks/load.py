@@ -1,0 +1,322 @@
+"""HTTP load: as many requests as a server answers (wrk, or asyncio where there is none), or as many as a clock says.
+
+Latencies of a clock's requests count from when they were due, not from when they were sent.
+"""
+
+import asyncio
+import json
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+
+_WRK_SCRIPT = """
+wrk.method = "{method}"
+wrk.path = "{path}"
+wrk.headers["Content-Type"] = "{content_type}"
+wrk.headers["Accept"] = "{accept}"
+{body}
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format('\\n{{"requests": %d, "seconds": %.6f, "failed": %d, "median": %.6f, "p99": %.6f}}\\n',
+    summary.requests, summary.duration / 1e6, e.connect + e.read + e.write + e.status + e.timeout,
+    latency:percentile(50) / 1e6, latency:percentile(99) / 1e6))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    path: str
+    body: bytes = b""
+    media_type: str = "application/json"
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.body else "GET"
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes on the wire."""
+        head = (
+            f"{self.method} {self.path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {self.media_type}\r\n"
+            f"Content-Type: {self.media_type}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        )
+        return head.encode() + self.body
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came back; latencies in seconds."""
+
+    requests: int
+    seconds: float
+    failed: int
+    median: float
+    p99: float
+
+    @property
+    def per_second(self) -> float:
+        return (self.requests - self.failed) / self.seconds
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+# As many as the server answers
+
+
+def generator() -> str:
+    """What `saturate` sends with."""
+    return "wrk" if shutil.which("wrk") else "asyncio"
+
+
+def saturate(port: int, request: Request, *, connections: int, seconds: float) -> Load:
+    """Every connection sends its next request when it has the answer to the last one."""
+    if shutil.which("wrk"):
+        return _wrk(port, request, connections, seconds)
+    return run(_closed_loop(port, request, connections, seconds))
+
+
+def _wrk(port: int, request: Request, connections: int, seconds: float) -> Load:
+    with tempfile.TemporaryDirectory() as name:
+        script, body = Path(name, "request.lua"), Path(name, "body")
+        body.write_bytes(request.body)
+        read = f'local file = io.open("{body}", "rb")\nwrk.body = file:read("*a")' if request.body else ""
+        described = {"method": request.method, "path": request.path, "body": read}
+        media = {"content_type": request.media_type, "accept": request.media_type}
+        script.write_text(_WRK_SCRIPT.format(**described, **media))
+        options = ["-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "60s"]
+        command = ["wrk", *options, "-s", str(script), f"http://{HOST}:{port}"]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Load(**json.loads(found.stdout.strip().splitlines()[-1]))
+
+
+async def _closed_loop(port: int, request: Request, connections: int, seconds: float) -> Load:
+    latencies: list[float] = []
+    failed = 0
+    end = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        nonlocal failed
+        connection = await Connection.open(port)
+        while (since := time.perf_counter()) < end:
+            status, _ = await connection.ask(request.raw)
+            latencies.append(time.perf_counter() - since)
+            failed += status != 200
+        connection.close()
+
+    since = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(connections)))
+    took = time.perf_counter() - since
+    return Load(len(latencies), took, failed, percentile(latencies, 0.5), percentile(latencies, 0.99))
+
+
+# As many as a clock says
+
+
+@dataclass
+class Answer:
+    due: float
+    latency: float
+    status: int
+    body: bytes
+
+
+@dataclass
+class Clock:
+    """An open loop: requests are sent when they are due, whether or not earlier ones have been answered."""
+
+    port: int
+    request: Request
+    # Seconds from one request to the next, without end.
+    gaps: Iterator[float]
+    answers: list[Answer] = field(default_factory=list)
+    _idle: deque["Connection"] = field(default_factory=deque)
+
+    async def run(self, until: Callable[[], bool]) -> list[Answer]:
+        """Sends until the condition holds and waits for the last answers."""
+        waiting: set[asyncio.Task[None]] = set()
+        # Connections are made ahead: callers keep theirs alive.
+        self._idle.extend([await Connection.open(self.port) for _ in range(32)])
+        due = time.perf_counter()
+        while not until():
+            due += next(self.gaps)
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.create_task(self._ask(due))
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
+        await asyncio.gather(*waiting)
+        for connection in self._idle:
+            connection.close()
+        return self.answers
+
+    async def _ask(self, due: float) -> None:
+        status, body = 0, b""
+        with suppress(OSError):
+            connection = self._idle.popleft() if self._idle else await Connection.open(self.port)
+            status, body = await connection.ask(self.request.raw)
+            self._idle.append(connection)
+        self.answers.append(Answer(due, time.perf_counter() - due, status, body))
+
+
+def paced(port: int, request: Request, gaps: Iterator[float], seconds: float) -> list[Answer]:
+    end = time.perf_counter() + seconds
+    return run(Clock(port, request, gaps).run(lambda: time.perf_counter() >= end))
+
+
+def evenly(rate: float) -> Iterator[float]:
+    while True:
+        yield 1 / rate
+
+
+def independently(rate: float) -> Iterator[float]:
+    """Poisson arrivals: callers who do not know of each other."""
+    rng = random.Random(0)
+    while True:
+        yield rng.expovariate(rate)
+
+
+def run(work: Awaitable[T]) -> T:
+    """On uvloop where there is one: the generator's own delays count as the server's."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = asyncio.new_event_loop
+
+    async def main() -> T:
+        return await work
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main())
+
+
+# Connections
+
+
+class Answers:
+    """Cuts a stream into answers, of which there is at most one at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> tuple[int, bytes] | None:
+        """Status and body, once they are complete."""
+        self._buffer += data
+        head = self._buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return None
+        length = _content_length(self._buffer[:head].lower())
+        if length is not None and len(self._buffer) < head + 4 + length:
+            return None
+        body = _unchunked(self._buffer, head + 4) if length is None else bytes(self._buffer[head + 4 :])
+        if body is None:
+            return None
+        status = int(self._buffer[9:12])
+        self._buffer.clear()
+        return status, body
+
+
+def _unchunked(buffer: bytearray, at: int) -> bytes | None:
+    """The chunks from there on, joined; None if the last one has not come."""
+    body = bytearray()
+    while (line := buffer.find(b"\r\n", at)) >= 0:
+        size = int(buffer[at:line].split(b";", 1)[0], 16)
+        at = line + 2 + size + 2
+        if at > len(buffer):
+            return None
+        if size == 0:
+            return bytes(body)
+        body += buffer[line + 2 : at - 2]
+    return None
+
+
+def _content_length(head: bytearray) -> int | None:
+    at = head.find(b"\r\ncontent-length:")
+    return None if at < 0 else int(head[at + 17 :].split(b"\r\n", 1)[0])
+
+
+class Connection(asyncio.Protocol):
+    """One request after the other on one kept connection."""
+
+    def __init__(self) -> None:
+        self._answers = Answers()
+        self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, port: int) -> "Connection":
+        _, connection = await asyncio.get_running_loop().create_connection(cls, HOST, port)
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's are none by inheritance.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if (answer := self._answers.feed(data)) and self._waiting and not self._waiting.done():
+            self._waiting.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_exception(error or ConnectionResetError("the server closed the connection"))
+
+    async def ask(self, raw: bytes) -> tuple[int, bytes]:
+        """Status and body. Raises OSError."""
+        assert self._transport is not None
+        if self._transport.is_closing():
+            raise ConnectionResetError("the server closed the connection")
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._transport.write(raw)
+        return await self._waiting
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class RawConnection:
+    """The same, blocking."""
+
+    def __init__(self, port: int, timeout: float = 300) -> None:
+        self._socket = socket.create_connection((HOST, port), timeout)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answers = Answers()
+
+    def ask(self, raw: bytes) -> tuple[int, bytes]:
+        """Status and body. Raises OSError."""
+        self._socket.sendall(raw)
+        while data := self._socket.recv(262_144):
+            if answer := self._answers.feed(data):
+                return answer
+        raise ConnectionResetError("the server closed the connection")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> "RawConnection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def ask(port: int, request: Request) -> tuple[int, bytes]:
+    """On a connection of its own. Raises OSError."""
+    with RawConnection(port) as connection:
+        return connection.ask(request.raw)

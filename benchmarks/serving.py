@@ -1,0 +1,112 @@
+"""elbod next to other servers, next to its own limits, and what its service promises about time and memory.
+
+    python benchmarks/serving.py [--quick] [--only NAME ...] [--peers NAME,...] [--seconds N] [--json FILE]
+
+One model (an MLP VAE 784-500-500-50-500-500-784 over bits, ELBO of one draw a row) and the same rows for every server.
+Servers run one after the other, each with a process a core, and the load generator (wrk, else asyncio) beside them on
+the same cores. A peer that does not install or start is named with its reason. Ratios of one run count: other load on
+the machine moves all figures, so that its average is printed, too.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import growth
+import in_process
+import latency
+import lifecycle
+import python_client
+import servers
+import side_by_side
+from bench import Bench
+from load import generator
+from report import Section, table
+
+OWN_PACKAGES = ["torch", "numpy", "fastapi", "uvicorn", "uvloop", "elbod", "elbod-client"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2 seconds a figure, fewer rows")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="peers, bulk, latency, start, swap, client, growth")
+    parser.add_argument("--peers", default=",".join(servers.KINDS), help="of litserve, bentoml, mlserver, rayserve")
+    parser.add_argument("--seconds", type=float, default=8, help="of a figure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the same figures for programs")
+    parser.add_argument("--environments", type=Path, default=servers.HERE / ".cache", help="where peers are installed")
+    arguments = parser.parse_args()
+    # Ended from outside, it ends its servers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    peers = [name for name in arguments.peers.split(",") if name]
+    measurements: dict[str, Callable[[Bench], Section]] = {
+        "peers": lambda bench: side_by_side.measure(bench, peers),
+        "bulk": in_process.measure,
+        "latency": latency.measure,
+        "start": lifecycle.measure_start,
+        "swap": lifecycle.measure_swap,
+        "client": python_client.measure,
+        "growth": growth.measure,
+    }
+    for kind, given, known in (("peer", peers, servers.KINDS), ("measurement", arguments.only or [], measurements)):
+        if unknown := sorted(set(given) - set(known)):
+            parser.error(f"no {kind} {unknown[0]!r}: known are {', '.join(known)}")
+    chosen = [name for name in measurements if not arguments.only or name in arguments.only]
+    said = [f"    python benchmarks/serving.py {' '.join(sys.argv[1:])}".rstrip(), ""]
+    sections: list[Section] = []
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = 2 if arguments.quick else arguments.seconds
+        bench = Bench.prepare(Path(folder), arguments.environments, seconds, arguments.quick)
+        said += conditions(arguments.environments, peers if "peers" in chosen else [])
+        say("\n".join(said) + "\n")
+        for name in chosen:
+            started, load = time.monotonic(), os.getloadavg()[0]
+            section = measurements[name](bench)
+            took = time.monotonic() - started
+            section.notes.append(f"{took:.0f} s; load average before {load:.1f}.")
+            sections.append(section)
+            say("\n".join(section.lines()) + "\n")
+    targets = [target for section in sections for target in section.targets]
+    say("\n".join(["", "### Targets", "", *table(("target", "found", "limit", ""), [])]) + "\n")
+    say("\n".join(target.line() for target in targets) + "\n")
+    if arguments.json:
+        found = {"conditions": said, "sections": [section.plain() for section in sections]}
+        arguments.json.write_text(json.dumps(found, indent=1))
+
+
+def conditions(environments: Path, peers: list[str]) -> list[str]:
+    """The day, the machine, and the versions of everything that runs."""
+    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in described.splitlines() if line.startswith("model name")]
+    cpu = f"{servers.CORES} x {models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    own = servers.versions(Path(sys.executable), OWN_PACKAGES)
+    workers = f"{servers.CORES} workers" if servers.has_workers() else "1 process, since it has no --workers"
+    lines = [
+        f"{datetime.date.today()}, {cpu}, Python {platform.python_version()}; load by {generator()}; elbod: {workers}",
+        own,
+    ]
+    for name in peers:
+        try:
+            python = servers.python_of(name, servers.KINDS[name], environments)
+            lines.append(servers.versions(python, [servers.KINDS[name].package or name, "torch", "numpy"]))
+        except (servers.NotStarted, OSError) as error:
+            lines.append(f"{name}: {error}")
+    return lines
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

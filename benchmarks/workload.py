@@ -1,0 +1,83 @@
+"""What every server is given: a VAE 784-500-500-50-500-500-784 over bits with seeded weights, and rows to score."""
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint
+from elbod_store import Draft
+from load import Request
+
+NAME = "bench"
+X_DIM = 784
+BLUEPRINT = Blueprint(
+    family="vae",
+    spec={"latent_dim": 50, "hidden": [500, 500], "activation": "relu"},
+    likelihood="bernoulli",
+    event_shape=(X_DIM,),
+    levels=2,
+)
+SAFETENSORS = "application/x-safetensors"
+
+
+def draft(seed: int = 0) -> Draft:
+    """An untrained version, its weights decided by the seed."""
+    torch.manual_seed(seed)
+    generator = checkpoint.build(BLUEPRINT)
+    generator.initialize(torch.from_numpy(rows(64)).float())
+    return Draft(
+        name=NAME,
+        family=BLUEPRINT.family,
+        spec=checkpoint.canonical_spec(BLUEPRINT),
+        likelihood=BLUEPRINT.likelihood,
+        event_shape=BLUEPRINT.event_shape,
+        levels=BLUEPRINT.levels,
+        weights=checkpoint.save(generator),
+    )
+
+
+@cache
+def rows(n: int, dtype: Any = np.uint8) -> np.ndarray:
+    """(n, 784) bits, a quarter of them ones."""
+    return (np.random.default_rng(0).random((n, X_DIM)) < 0.25).astype(dtype)
+
+
+def as_json(n: int, path: str = "/elbo") -> Request:
+    """{"x": [[0.0, 1.0, ...], ...]}: what `json.dumps` makes of an array of floats."""
+    return Request(path, json.dumps({"x": rows(n, np.float32).tolist()}).encode())
+
+
+def as_inference_protocol(n: int, path: str) -> Request:
+    """The same rows as a tensor of the Open Inference Protocol, flat as its documentation recommends."""
+    x = rows(n, np.float32)
+    tensor = {"name": "x", "shape": [n, X_DIM], "datatype": "FP32", "data": x.ravel().tolist()}
+    return Request(path, json.dumps({"inputs": [tensor]}).encode())
+
+
+def as_safetensors(n: int, dtype: Any = np.float32, **fields: object) -> Request:
+    """elbod's binary body."""
+    x = rows(n, dtype)
+    code = {"float32": "F32", "uint8": "U8"}[x.dtype.name]
+    header = {
+        "__metadata__": {"request": json.dumps(fields)},
+        "x": {"dtype": code, "shape": list(x.shape), "data_offsets": [0, x.nbytes]},
+    }
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    return Request("/elbo", len(raw).to_bytes(8, "little") + raw + x.tobytes(), SAFETENSORS)
+
+
+def read_scores(body: bytes, media_type: str) -> np.ndarray:
+    """The ELBO of each row in any server's answer."""
+    if media_type == SAFETENSORS:
+        from safetensors.numpy import load
+
+        return load(body)["elbo"]
+    found = json.loads(body)
+    if isinstance(found, dict):
+        found = found["outputs"][0]["data"] if "outputs" in found else found["elbo"]
+    return np.asarray(found, np.float64).ravel()
