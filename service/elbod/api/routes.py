@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from elbod.api import schemas, wire
 from elbod.api.images import png_grid
@@ -316,7 +316,7 @@ async def _parse(request: Request, schema: type[Fields], array_names: Sequence[s
     body = await service.read_body(request, min(limit, service.settings.max_body_bytes))
     decode = wire.decode_json if is_json else wire.decode_safetensors
     if is_json and len(body) > _INLINE_JSON:
-        fields, arrays = await run_in_threadpool(decode, body, array_names)
+        fields, arrays = await to_thread.run_sync(decode, body, array_names, limiter=service.decoders)
     else:
         fields, arrays = decode(body, array_names)
     try:

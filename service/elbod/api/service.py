@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -32,6 +33,10 @@ _LOAD_PATIENCE = 10.0
 _WATCH_AFTER = 0.05
 
 
+# Two, so that a body of many megabytes does not hold up all others.
+_DECODERS = 2
+
+
 class Service:
     """One process's share of the work."""
 
@@ -52,6 +57,8 @@ class Service:
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._body_bytes = 0
+        # More threads that decode JSON would only wait for each other: they hold the interpreter.
+        self.decoders = CapacityLimiter(_DECODERS)
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:

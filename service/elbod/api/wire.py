@@ -9,7 +9,7 @@ here, with strict bounds.
 import base64
 import binascii
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ _SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.it
 # Arrays that may be one number.
 _SCALARS = ("label",)
 _MAX_HEADER = 1024**2
+_BLOCK = 16_384  # numbers
 _MAX_DIMENSIONS = 64  # numpy's own
 
 
@@ -63,16 +64,27 @@ def _json_object(raw: bytes | bytearray | memoryview, what: str) -> dict[str, An
 
 def _from_lists(name: str, value: object) -> Array:
     try:
-        # Row by row, so that other threads have their turn in between.
-        rows = [np.asarray(row) for row in value] if isinstance(value, list) else []
-        array = rows[0][None] if len(rows) == 1 else np.stack(rows) if rows else np.asarray(value)
+        blocks = [np.asarray(block) for block in _blocks(value)] if isinstance(value, list) else [np.asarray(value)]
+        array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except ValueError as error:
         raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
-    if array.dtype.kind not in "iuf" or (array.ndim == 0 and name not in _SCALARS):
+    if any(block.dtype.kind not in "iuf" for block in blocks) or (array.ndim == 0 and name not in _SCALARS):
         raise InvalidInput.at(f"/{name}", f"{name} must be nested lists of numbers, without null, text or booleans")
     if array.dtype.kind == "u" or array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)
     return array.astype(np.int64, copy=False)
+
+
+def _blocks(rows: list[Any]) -> Iterator[list[Any]]:
+    """Rows of some thousand numbers at a time: numpy holds the interpreter while it reads a block, and other threads
+    have their turn in between.
+    """
+    first, numbers = rows[:1], 1
+    while isinstance(first, list) and first:
+        numbers, first = numbers * len(first), first[0]
+    step = max(1, _BLOCK // max(1, numbers))
+    # At least one block, of no rows where there are none.
+    yield from (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
 
 
 def _from_base64(name: str, value: dict[str, Any]) -> Array:
