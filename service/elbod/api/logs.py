@@ -4,9 +4,9 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -63,7 +63,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         started, status, answered = time.perf_counter(), CLIENT_CLOSED_REQUEST, False
 

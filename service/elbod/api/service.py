@@ -56,6 +56,7 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
+        self._waking = False
         self._body_bytes = 0
         # More threads that decode JSON would only wait for each other: they hold the interpreter.
         self.decoders = CapacityLimiter(_DECODERS)
@@ -109,6 +110,10 @@ class Service:
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
         self._waiting[task] = answer
+        if not self._waking:
+            # After the requests that arrived together: woken by the first, the engine would run it alone.
+            self._waking = True
+            loop.call_soon(self._wake)
         late = loop.call_later(timeout, self._fail, task, _deadline(timeout))
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
@@ -123,6 +128,10 @@ class Service:
                 self.engine.cancel(task)
             if (watcher := self._watchers.pop(task, None)) is not None:
                 watcher.cancel()
+
+    def _wake(self) -> None:
+        self._waking = False
+        self.engine.wake()
 
     def _deliver(self, finished: Sequence[tuple[Task, Outcome]]) -> None:
         """Called on the compute thread, once a tile."""

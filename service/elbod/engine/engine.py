@@ -79,11 +79,12 @@ class Engine:
                 future.set_result(outcome)
 
         task = self.admit(job, resident, settle)
+        self.wake()
         future.add_done_callback(lambda done: self.cancel(task) if done.cancelled() else None)
         return future
 
     def admit(self, job: Job, resident: Resident, deliver: Deliver) -> Task:
-        """Queue a job; `deliver` hears of its outcome unless it is cancelled.
+        """Queue a job for the next `wake`; `deliver` hears of its outcome unless it is cancelled.
 
         Raises InvalidInput (larger than the whole queue), QueueFull, Draining.
         """
@@ -104,8 +105,12 @@ class Engine:
             self._queued_rows += rows
             self._queued_bytes += size
             self._enter(next(self._ids), task)
-            self._changed.notify()
         return task
+
+    def wake(self) -> None:
+        """Let the compute thread look for what was admitted."""
+        with self._changed:
+            self._changed.notify()
 
     def cancel(self, task: Task) -> None:
         """Drop what has not run of a job; a finished one is left alone."""

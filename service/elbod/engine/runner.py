@@ -137,10 +137,10 @@ class Runner:
             exact, prior = posterior.double(), generator.prior()
             outputs = {PARAMETER + name: value for name, value in posterior.parameters.items()}
             if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
-                outputs["kl"] = prior.kl(exact)
+                per_dimension = prior.kl_per_dimension(exact)
+                outputs["kl"] = prior.kl(exact) if per_dimension is None else per_dimension.sum(-1)
                 outputs["log_prior"] = prior.expected_log_prob(exact)
                 outputs["entropy"] = exact.entropy()
-                per_dimension = prior.kl_per_dimension(exact)
                 if per_dimension is not None:
                     outputs["kl_per_dimension"] = per_dimension
             optional = {
