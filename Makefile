@@ -32,8 +32,9 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two at a time: most tests wait for processes of their own.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
 # in seven minutes. Uses wrk where it is installed.

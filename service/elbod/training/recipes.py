@@ -115,15 +115,18 @@ _FASHION = Recipe(
     num_importance_samples=64,
 )
 
-# Towards the published figures. Wide batches take as many epochs as narrow ones, and less time for each.
+# Towards the published figures, which are of the importance-weighted bound: the last epochs maximise it. Wide batches
+# take as many epochs as narrow ones, and less time for each.
 _FASHION_LONG = replace(
     _FASHION,
     name="fashion-mnist-binary-long",
-    epochs=1500,
+    epochs=900,
     batch_size=256,
     kl_warmup_epochs=50,
+    importance_epochs=180,
     weight_decay=0.02,
     evaluate_every=25,
+    autocast=True,
     num_importance_samples=500,
 )
 
@@ -155,6 +158,8 @@ RECIPES: dict[str, Recipe] = {
             epochs=450,
             weight_decay=0.03,
             kl_warmup_epochs=40,
+            importance_epochs=0,
+            autocast=False,
         ),
         _FASHION_CONV,
         replace(
