@@ -342,8 +342,8 @@ def reduce_chunks(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outputs, bool]]
         groups.setdefault(task.kind if task.small else id(task), []).append(task)
     for group in groups.values():
         first, chunks = group[0], [task.chunk() for task in group]
-        # Some shared a tile with jobs that wanted more.
-        common = set(chunks[0]).intersection(*chunks[1:])
+        # Some shared a tile with jobs that wanted more. In order: answers list parameters as they come.
+        common = [name for name in chunks[0] if all(name in chunk for chunk in chunks)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in common if len(group) > 1}
         columns = first.reduce(joined or chunks[0])
         finite = all(_is_finite(name, values) for name, values in columns.items())
