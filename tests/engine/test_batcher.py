@@ -52,3 +52,18 @@ def test_jobs_beyond_the_tile_wait_for_their_turn() -> None:
     tile = next_tile(Stage.DRAW, (Pending(job, 1) for job in range(40)), SIZES)
     assert tile is not None
     assert [part.job for part in tile.parts] == list(range(32))
+
+
+@given(st.lists(st.integers(33, 10_000), min_size=5, max_size=100))
+def test_large_jobs_take_turns_in_whole_parts(units: list[int]) -> None:
+    """Each in its turn gets a quarter of a tile, and nobody waits for more than the others' turns."""
+    waiting = [Pending(job, count) for job, count in enumerate(units)]
+    served: list[int] = []
+    while len(set(served)) < len(units):
+        tile = next_tile(Stage.DRAW, waiting, SIZES)
+        assert tile is not None
+        assert [part.count for part in tile.parts] == [8, 8, 8, 8]
+        assert [part.job for part in tile.parts] == [pending.job for pending in waiting[:4]]
+        served += [part.job for part in tile.parts]
+        waiting = waiting[4:] + waiting[:4]
+    assert len(served) < len(units) + 4

@@ -15,24 +15,31 @@ class Pending:
     units: int
 
 
+# A part of a tile costs the engine about as much as eight rows cost the network.
+_GRAIN = 8
+
+
 def next_tile(stage: Stage, pending: Iterable[Pending], sizes: Sequence[int]) -> Tile | None:
     """The next tile of one lane, None if nothing waits.
 
-    `pending` comes in turn order. The first `max(sizes)` jobs share the tile in equal parts, what is left over going
-    to the first in turn: a job of one row rides along with a job of a million. `sizes` ascends; the tile has the
-    smallest size that holds its units, since a padded row costs as much as a real one.
+    `pending` comes in turn order. Of the first `max(sizes)` jobs those that need no more than an equal part of the tile
+    are in it: a job of one row rides along with jobs of a million. The others share the rest in turn, at least
+    `_GRAIN` units at a time; whoever gets nothing is first the next time. `sizes` ascends; the tile has the smallest
+    size that holds its units, since a padded row costs as much as a real one.
     """
     capacity = sizes[-1]
     turn = list(islice(pending, capacity))
     if not turn:
         return None
     share = capacity // len(turn)
-    counts = [min(job.units, share) for job in turn]
+    counts = [job.units if job.units <= share else 0 for job in turn]
     left = capacity - sum(counts)
-    for place, job in enumerate(turn):
-        extra = min(job.units - counts[place], left)
-        counts[place] += extra
-        left -= extra
-    units = sum(counts)
+    for grain in (max(share, _GRAIN), capacity):
+        for place, job in enumerate(turn):
+            more = min(job.units - counts[place], grain, left)
+            counts[place] += more
+            left -= more
+    units = capacity - left
     size = next(size for size in sizes if size >= units)
-    return Tile(stage, size, tuple(Part(job.job, count) for job, count in zip(turn, counts, strict=True)))
+    parts = (Part(job.job, count) for job, count in zip(turn, counts, strict=True) if count)
+    return Tile(stage, size, tuple(parts))
