@@ -84,8 +84,6 @@ class Worker:
 def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
     """One worker process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # libuv then leaves connections that arrive together to other workers, too, instead of accepting all at once.
-    os.environ["UV_TCP_SINGLE_ACCEPT"] = "1"
     threading.Thread(target=_leave_with_supervisor, args=(drain_limit(settings),), daemon=True).start()
     configure_logging()
 

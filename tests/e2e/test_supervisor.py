@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -258,3 +259,20 @@ def test_the_quota_of_a_control_group_bounds_the_cores(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_callers_who_come_together_are_shared_among_the_workers(pair: Server) -> None:
+    host, port = pair.url.removeprefix("http://").split(":")
+    pids = sorted(workers(pair.process.pid))
+
+    def sockets() -> list[int]:
+        folders = [Path(f"/proc/{pid}/fd") for pid in pids]
+        return [sum("socket" in str(entry.readlink()) for entry in folder.iterdir()) for folder in folders]
+
+    before = sockets()
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        wait_for(lambda: sum(sockets()) >= sum(before) + 40, 20)
+        taken = [now - then for now, then in zip(sockets(), before, strict=True)]
+    assert min(taken) >= 4

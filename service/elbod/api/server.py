@@ -2,19 +2,25 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from elbod.api import keys
 from elbod.api.security import is_loopback
 from elbod.errors import StartupError
 from elbod.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 _BACKLOG = 2048
+_ACCEPT_AGAIN = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -31,9 +37,21 @@ class _Server(uvicorn.Server):
         self._running, self._started, self._begin_drain = running, started, begin_drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._running(asyncio.get_running_loop())
-        await super().startup(sockets)
-        if self.started and not self.should_exit:
+        loop = asyncio.get_running_loop()
+        self._running(loop)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return made
+
+        self.servers = [Acceptor(loop, listener, protocol) for listener in sockets or []]  # type: ignore[misc]
+        self.started = True
+        if not self.should_exit:
             self._started()
 
     @contextlib.contextmanager
@@ -48,6 +66,59 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
         self._begin_drain()
+
+
+class Acceptor:
+    """Takes connections of a socket that other processes listen on, too: one in each turn of the event loop.
+
+    An event loop's own server takes all that wait, and so one worker would answer whoever came at the same time, for as
+    long as they keep their connections.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._loop, self._listener, self._protocol = loop, listener, protocol
+        self._opening: set[asyncio.Task[object]] = set()
+        self._closed = False
+        listener.setblocking(False)
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            # Another worker was faster, or the caller has left.
+            return
+        except OSError as error:
+            # Out of file descriptors or memory: what is open goes on, and may free some.
+            logger.error("cannot accept a connection, trying again in %g s: %s", _ACCEPT_AGAIN, error)
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(_ACCEPT_AGAIN, self._listen)
+            return
+        connection.setblocking(False)
+        opening = self._loop.create_task(self._open(connection))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._listener.fileno())
+
+    async def wait_closed(self) -> None:
+        """Return at once: connections are the protocol's."""
 
 
 def serve(
