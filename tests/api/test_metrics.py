@@ -1,10 +1,12 @@
 """`GET /metrics`: exact counts, all workers together, labels that nobody can multiply."""
 
+import contextlib
 import json
 import os
 import re
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -197,3 +199,32 @@ def test_the_media_type_follows_accept(http: httpx.Client) -> None:
     response = http.get("/metrics", headers={"Accept": accept})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert re.search(r"# EOF\n$", response.text)
+
+
+def test_a_full_disk_stops_the_metrics_and_not_the_answers(
+    served_store: ModelStore, start_server: Callable[..., Server], small_disk: Path
+) -> None:
+    server = start_server(served_store.objects.url, "--model", "levels", TMPDIR=str(small_disk))
+    with httpx.Client(base_url=server.url, timeout=10) as http:
+        with (small_disk / "fill").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65536))
+                file.flush()
+        # Each path is a label that has no place in the files yet.
+        for path in ("/nowhere", "/sample", "/models", "/encode"):
+            http.get(path)
+        wait_for(lambda: "metrics stand still" in server.log.read_text(), 10)
+        assert http.post("/sample", json={"seed": 1}).status_code == 200
+    assert "ended with code" not in server.log.read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of sixteen megabytes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here: " + mounted.stderr.decode().strip())
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)

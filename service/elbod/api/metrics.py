@@ -6,6 +6,7 @@ request: verbs, statuses and reasons are ours, and models and versions are the s
 """
 
 import asyncio
+import logging
 import os
 from collections import Counter as Tally
 from collections import defaultdict
@@ -21,10 +22,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.concurrency import run_in_threadpool
 
 from elbod.api.histograms import Histogram, decades
+from elbod.api.worker_files import has_room
 from elbod.engine.engine import Engine
 from elbod.engine.jobs import Array, Job, Result, Scores
 from elbod.engine.loading import Resident
 from elbod.engine.residents import Residents
+from elbod.errors import StartupError
+
+logger = logging.getLogger(__name__)
 
 FLUSH_EVERY = 1.0
 # More versions than these share the label `other`: a store may hold any number of them.
@@ -60,12 +65,16 @@ class Metrics:
     """The metrics of one worker. All but `text` is called on the event loop."""
 
     def __init__(self, engine: Engine, residents: Residents, ready: Callable[[], bool]) -> None:
+        """Raises StartupError if their files have no room."""
         self._engine, self._residents, self._ready = engine, residents, ready
         self._ended: list[_Ended] = []
         self._answered: list[_Answered] = []
         self._encoded: list[tuple[str, float]] = []
         self._versions: set[tuple[str, str]] = set()
         self._told: Tally[tuple[str, ...]] = Tally()
+        self._complained = False
+        if not has_room():
+            raise StartupError("the disk of the metrics' files is full")
         self._registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -133,10 +142,13 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Turn what was noted since the last time into metrics."""
+        """Turn what was noted since the last time into metrics; without room for them it is lost, and no more."""
         ended, self._ended = self._ended, []
         answered, self._answered = self._answered, []
         encoded, self._encoded = self._encoded, []
+        if not has_room():
+            self._complain()
+            return
         self._flush_requests(ended)
         self._flush_answers(answered)
         seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -152,6 +164,11 @@ class Metrics:
             self._seconds.labels(*labels).observe_many(np.array(values))
         self._flush_counters()
         self._flush_gauges()
+
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.error("the disk of the metrics' files is full: metrics stand still")
 
     def _flush_requests(self, ended: list[_Ended]) -> None:
         for (verb, status), count in Tally((request.verb, request.status) for request in ended).items():
