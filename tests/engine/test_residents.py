@@ -138,8 +138,8 @@ def test_the_least_recently_used_version_is_evicted_and_the_default_never(store:
     for seed in range(4):
         publish(store, "levels", LEVELS, seed)
     store.promote("levels", "production", 4, who="test", why="newest")
-    size = open_residents(store, runner).acquire("levels@1").nbytes
-    residents = open_residents(store, runner, "levels", limit=int(3.5 * size))
+    size = store.manifest("levels", 1).weights.size
+    residents = open_residents(store, runner, "levels", limit=3 * size)
     default = residents.acquire(None)
     for version in (1, 2):
         residents.acquire(f"levels@{version}")
@@ -153,7 +153,7 @@ def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: Model
     publish(store, "levels", LEVELS)
     wide = replace(LEVELS, spec={"latent_dim": 5, "hidden": [480]})
     publish(store, "wide", wide)
-    size = open_residents(store, runner).acquire("levels").nbytes
+    size = store.manifest("levels", 1).weights.size
     residents = open_residents(store, runner, "levels", limit=2 * size)
     residents.acquire(None)
     with pytest.raises(ModelFailure, match="/readyz"):
@@ -168,7 +168,7 @@ def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: Model
 
 def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, runner: Runner) -> None:
     publish(store, "levels", LEVELS)
-    size = open_residents(store, runner).acquire("levels").nbytes
+    size = store.manifest("levels", 1).weights.size
     residents = open_residents(store, runner, "levels", limit=int(1.5 * size))
     residents.acquire(None)
     publish(store, "levels", LEVELS, 1)

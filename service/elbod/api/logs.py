@@ -93,7 +93,7 @@ class RequestLog:
 
 
 def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
-    """One line in one write: `logging` would take a tenth of a small request's time, and other workers write, too."""
+    """One line in one write, since other workers write, too; small requests would feel `logging`'s records."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "level": "info",

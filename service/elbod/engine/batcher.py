@@ -15,7 +15,7 @@ class Pending:
     units: int
 
 
-# A part of a tile costs the engine about as much as eight rows cost the network.
+# A part of a tile costs the engine about as much as a row costs the network: jobs of many rows come in fewer parts.
 _GRAIN = 8
 
 

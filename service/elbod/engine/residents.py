@@ -188,11 +188,11 @@ class Residents:
         The default stays, and so does what fits; during a swap the version that goes does not count.
         """
         limit, default = self._max_loaded_bytes, self.default
-        kept = 0 if default is None or default is instead else default.nbytes
+        kept = 0 if default is None or default is instead else default.manifest.weights.size
         if kept + needed > limit:
             beside = f" beside the default's {kept}" if kept else ""
             raise ModelFailure(f"its weights take {needed} bytes{beside}, max_loaded_bytes is {limit}")
-        while sum(resident.nbytes for resident in self.loaded() if resident is not instead) + needed > limit:
+        while sum(r.manifest.weights.size for r in self.loaded() if r is not instead) + needed > limit:
             idle = (key for key, resident in self._residents.items() if resident not in (default, instead))
             self.counters.evictions += 1
             logger.info("evicting %s", self._residents.pop(min(idle, key=lambda key: self._used[key])))
