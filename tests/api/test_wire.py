@@ -49,6 +49,57 @@ def test_nested_lists_keep_every_bit_of_a_float64(array: Any) -> None:
     assert arrays["x"].tobytes() == array.tobytes()
 
 
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+leaves = numbers | st.sampled_from([0, 1, 0.5, None, True, "[", "1"])
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Lists of what is alike and of what is not."""
+    return st.lists(inner, max_size=3) | st.lists(st.lists(inner, min_size=2, max_size=2), min_size=1, max_size=3)
+
+
+def rectangle(value: Any) -> tuple[int, ...] | None:
+    """The shape of nested lists of numbers, None where they have none."""
+    if not isinstance(value, list):
+        return () if type(value) in (int, float) else None
+    shapes = {rectangle(item) for item in value} or {()}
+    return (len(value), *shape) if len(shapes) == 1 and (shape := shapes.pop()) is not None else None
+
+
+@given(
+    st.lists(st.recursive(leaves, nested, max_leaves=12), max_size=4),
+    st.fixed_dictionaries(
+        {}, optional={"t": st.sampled_from(["[", "]", "\\[", "a"]), "u": st.lists(numbers, max_size=2)}
+    ),
+)
+def test_lists_are_arrays_if_and_only_if_they_are_rectangles_of_numbers(
+    value: list[Any], other: dict[str, Any]
+) -> None:
+    body = json.dumps(other | {"x": value}).encode()
+    shape = rectangle(value)
+    if shape is None:
+        with pytest.raises(InvalidInput):
+            wire.decode_json(body, ("x",))
+        return
+    fields, arrays = wire.decode_json(body, ("x",))
+    assert fields == other
+    assert arrays["x"].shape == shape
+    assert arrays["x"].dtype in (np.int64, np.float64)
+    assert arrays["x"].tolist() == np.asarray(value, arrays["x"].dtype).tolist()
+
+
+@pytest.mark.parametrize("text", ["[[1,[2,3]],[4,[]]]", "[[3,[],[1,2]],[1,2,3]]", "[[1,2],[true,0]]", "[1,[2]]"])
+@pytest.mark.parametrize("other", ["", ',"t":"\\u005b\\u005b\\u005b"', ',"t":"[[["'])
+def test_a_list_hidden_among_numbers_is_no_number(text: str, other: str) -> None:
+    with pytest.raises(InvalidInput, match=r"ragged|numbers"):
+        wire.decode_json(f'{{"x":{text}{other}}}'.encode(), ("x",))
+
+
+def test_of_a_name_given_twice_the_last_counts() -> None:
+    fields, arrays = wire.decode_json(b'{"seed":1,"x":[1],"x":[2],"seed":3}', ("x",))
+    assert (fields, arrays["x"].tolist()) == ({"seed": 3}, [2])
+
+
 def test_what_is_undefined_is_null() -> None:
     body = orjson.loads(wire.encode_json({}, {"a": np.array([1.0, np.nan]), "b": None}, as_base64=False))
     assert body == {"a": [1.0, None], "b": None}

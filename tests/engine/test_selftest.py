@@ -1,5 +1,6 @@
 """The proof at load that batches do not change bytes."""
 
+import math
 import threading
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 import torch
 from safetensors.numpy import save as save_safetensors
 
+from elbod.engine import selftest
 from elbod.engine.engine import Engine, Limits
 from elbod.engine.jobs import Job, Scores, Verb
-from elbod.engine.loading import CPU_TILES, Resident, load
+from elbod.engine.loading import CPU_TILES, WIDE_CPU_TILES, Resident, load
 from elbod.engine.runner import Runner
-from elbod.engine.selftest import proved_sizes
+from elbod.engine.selftest import proved_sizes, wide_sizes
 from elbod.errors import ModelFailure
 from elbod.generators.base import Drawn, Generator
 from elbod.generators.likelihoods import Observation
@@ -52,21 +54,44 @@ def test_only_sizes_whose_rows_have_equal_bytes_are_proved(
     inner: Any = residents["levels"].generator
     proved = proved_sizes(runner, _Leaky(inner, leak), CPU_TILES)  # type: ignore[arg-type]
     if left is None:
-        assert proved == residents["levels"].sizes
+        assert proved == _named(residents["levels"])
     else:
         # Where the size alone decides, the largest one still agrees with itself.
         assert proved == CPU_TILES[len(CPU_TILES) - left :]
 
 
+@pytest.mark.parametrize(("leak", "left"), [("none", WIDE_CPU_TILES), ("company", ()), ("position", ()), ("size", ())])
+def test_wide_tiles_have_the_bytes_of_the_others_whatever_they_gain(
+    runner: Runner, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, leak: str, left: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(selftest, "_WIDE_TILE_SECONDS", math.inf)
+    monkeypatch.setattr(selftest, "_WIDE_TILE_GAIN", math.inf)
+    leaky: Any = _Leaky(residents["levels"].generator, leak)  # type: ignore[arg-type]
+    assert wide_sizes(runner, leaky, CPU_TILES, WIDE_CPU_TILES) == left
+
+
+@pytest.mark.parametrize("limit", ["_WIDE_TILE_SECONDS", "_WIDE_TILE_GAIN"])
+def test_a_wide_tile_that_takes_long_or_gains_nothing_is_not_used(
+    runner: Runner, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(selftest, limit, 0.0)
+    assert wide_sizes(runner, residents["levels"].generator, CPU_TILES, WIDE_CPU_TILES) == ()
+
+
 def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]) -> None:
-    assert all(resident.reproducible and resident.sizes[-1] == 32 for resident in residents.values())
+    assert all(resident.reproducible and 32 in resident.sizes for resident in residents.values())
+
+
+def _named(resident: Resident) -> tuple[int, ...]:
+    """The tiles that the fingerprint names: time does not decide which."""
+    return tuple(size for size in resident.sizes if size in CPU_TILES)
 
 
 def test_the_fingerprint_names_versions_hardware_and_the_set_of_tiles(residents: dict[str, Resident]) -> None:
     resident = residents["levels"]
     assert torch.__version__ in resident.fingerprint
     assert torch.backends.cpu.get_cpu_capability() in resident.fingerprint
-    assert resident.fingerprint.endswith("tiles-" + ".".join(map(str, resident.sizes)))
+    assert resident.fingerprint.endswith("tiles-" + ".".join(map(str, _named(resident))))
 
 
 def test_a_version_that_does_not_reproduce_its_reference_is_refused(

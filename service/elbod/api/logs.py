@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import random
 import re
 import secrets
 import sys
@@ -57,13 +58,15 @@ class RequestLog:
 
     def __init__(self, app: ASGIApp, ended: Callable[[str, int, float, str | None], None] = lambda *_: None) -> None:
         self.app, self.ended = app, ended
+        # Ids must differ and need not be secret: the system's own randomness costs a system call each.
+        self._ids = random.Random(secrets.randbits(128))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % self._ids.getrandbits(128)
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         started, status, answered = time.perf_counter(), CLIENT_CLOSED_REQUEST, False
 

@@ -1,19 +1,22 @@
 """Bytes to arrays and back: JSON with nested lists or base64, and safetensors.
 
-A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Only nested
-lists cost an object a number; arrays of a safetensors body are views of it. The `safetensors` library cannot read the
-metadata of a body in memory, so the format (8 bytes of header length, a JSON header, the tensors' bytes) is parsed
-here, with strict bounds.
+A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Numbers of
+well-formed nested lists are copied out of the parsed text, arrays of a safetensors body are views of it. The
+`safetensors` library cannot read the metadata of a body in memory, so the format (8 bytes of header length, a JSON
+header, the tensors' bytes) is parsed here, with strict bounds.
 """
 
 import base64
 import binascii
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import orjson
+import simdjson
 from numpy.typing import NDArray
 
 from elbod.errors import InvalidInput, Malformed
@@ -41,6 +44,8 @@ _MAX_DIMENSIONS = 64  # numpy's own
 
 def decode_json(body: bytes | bytearray, array_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Array]]:
     """Fields and arrays of a JSON body. Raises Malformed, or InvalidInput naming the array."""
+    if (found := _decode_packed(body, array_names)) is not None:
+        return found
     fields = _json_object(body, "the body")
     arrays = {}
     for name in array_names:
@@ -48,6 +53,64 @@ def decode_json(body: bytes | bytearray, array_names: Sequence[str]) -> tuple[di
         if value is not None:
             arrays[name] = _from_base64(name, value) if isinstance(value, dict) else _from_lists(name, value)
     return fields, arrays
+
+
+def _decode_packed(
+    body: bytes | bytearray, array_names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Array]] | None:
+    """The same without a Python object a number, for plain bodies with rectangular lists of numbers; None for all else,
+    which is read, or refused, in the slow way.
+    """
+    fields: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
+    brackets = 0
+    try:
+        document = simdjson.Parser().parse(body)
+        if type(document) is not simdjson.Object:
+            return None
+        for key in document:
+            if key in fields or key in arrays:
+                return None
+            # Its items() would make Python objects of all.
+            value = document[key]
+            brackets += key.count("[")
+            if key in array_names:
+                if type(value) is simdjson.Array:
+                    arrays[key] = _packed(value)
+                    brackets += sum(accumulate((1, *arrays[key].shape[:-1]), operator.mul))
+                elif value is not None:
+                    return None
+            else:
+                fields[key] = _plain(value)
+                brackets += orjson.dumps(fields[key]).count(b"[")
+    except (ValueError, TypeError, RuntimeError, IndexError):
+        return None
+    # What is copied has lost its brackets: as many of them as there are say that no list was deeper than the others.
+    # Escapes would let a text have fewer brackets than are counted for it.
+    return (fields, arrays) if body.count(b"[") == brackets and b"\\" not in body else None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def _packed(lists: simdjson.Array) -> Array:
+    """Nested lists of numbers, some at least. Raises ValueError, TypeError or IndexError for others; that no list is
+    deeper the caller must check.
+    """
+    shape = [len(lists)]
+    level: list[Any] = [lists]
+    while type(level[0][0]) is simdjson.Array:
+        level = [inner for outer in level for inner in outer]
+        (size,) = {len(inner) for inner in level}
+        shape.append(size)
+    try:
+        numbers = np.frombuffer(lists.as_buffer(of_type="i"), np.int64)
+    except TypeError:
+        numbers = np.frombuffer(lists.as_buffer(of_type="d"), np.float64)
+    return numbers.reshape(shape)
 
 
 def _json_object(raw: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
@@ -68,11 +131,17 @@ def _from_lists(name: str, value: object) -> Array:
         array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except ValueError as error:
         raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
-    if any(block.dtype.kind not in "iuf" for block in blocks) or (array.ndim == 0 and name not in _SCALARS):
+    scalar = array.ndim == 0 and name not in _SCALARS
+    # Among numbers numpy takes booleans for them.
+    if scalar or any(block.dtype.kind not in "iuf" for block in blocks) or _has_boolean(value):
         raise InvalidInput.at(f"/{name}", f"{name} must be nested lists of numbers, without null, text or booleans")
     if array.dtype.kind == "u" or array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)
     return array.astype(np.int64, copy=False)
+
+
+def _has_boolean(value: object) -> bool:
+    return any(map(_has_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
 
 
 def _blocks(rows: list[Any]) -> Iterator[list[Any]]:

@@ -12,7 +12,7 @@ from safetensors.numpy import load as load_safetensors
 from elbod import __version__
 from elbod.engine.jobs import Array, Floats
 from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source, pin_thread
-from elbod.engine.selftest import proved_sizes
+from elbod.engine.selftest import proved_sizes, wide_sizes
 from elbod.errors import ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
@@ -21,8 +21,10 @@ from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
 
-# Candidates for tile sizes. Small tiles stay in a core's cache; a GPU wants them wide.
+# Candidates for tile sizes. Small tiles stay in a core's cache; a GPU wants them wide, and so do small networks, whose
+# rows cost little next to a tile.
 CPU_TILES = (4, 8, 16, 32)
+WIDE_CPU_TILES = (64, 128)
 CUDA_TILES = (64, 256, 1024)
 
 # Other machines round differently, but not more than this.
@@ -39,7 +41,7 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """A loaded version. `sizes` are the tiles that its self-test proved equal, or the widest one if it proved none.
+    """A loaded version. `sizes` are the tiles that its self-test proved equal, or one tile if it proved none.
 
     `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
     entry for each S that the worker scored; what begins with `posterior_` describes q(z|x) beyond its row-wise
@@ -85,9 +87,11 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     except InvalidCheckpoint as error:
         raise ModelFailure(f"{manifest.name}@{manifest.version} cannot be loaded: {error}") from error
     generator.prepare()
-    candidates = CUDA_TILES if runner.device.type == "cuda" else CPU_TILES
+    cuda = runner.device.type == "cuda"
+    candidates, wide = (CUDA_TILES, ()) if cuda else (CPU_TILES, WIDE_CPU_TILES)
     proved = proved_sizes(runner, generator, candidates)
     sizes = proved or candidates[-1:]
+    wider = wide_sizes(runner, generator, proved, wide) if proved else ()
     if manifest.reference is not None:
         _check_reference(store.read(manifest.reference), generator, runner, sizes[-1], manifest)
     with torch.inference_mode():
@@ -97,7 +101,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     resident = Resident(
         manifest=manifest,
         generator=generator,
-        sizes=sizes,
+        sizes=sizes + wider,
         reproducible=bool(proved),
         fingerprint=fingerprint(runner.device, sizes),
         posterior_family=posterior.family,
@@ -108,7 +112,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
     )
-    logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, sizes)
+    logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, resident.sizes)
     if not proved:
         logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
     return resident
@@ -151,7 +155,10 @@ def blueprint(manifest: Manifest) -> Blueprint:
 
 
 def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
-    """What equal bytes are relative to: versions, device and CPU capability, and the set of tiles."""
+    """What equal bytes are relative to: versions, device and CPU capability, and the set of tiles.
+
+    Without the wide ones of a CPU: they were proved to have the bytes of the others, and chosen by time.
+    """
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device).replace(" ", "-")
     else:

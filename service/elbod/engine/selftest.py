@@ -4,8 +4,10 @@ Linear algebra libraries choose their kernels by shape, so a row's last bits may
 it. Fixed tile sizes mostly agree; this test keeps the sizes that do, and says whether any do.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,12 @@ Order = NDArray[np.int64]
 
 # Whether draws that are scored alone are what they are beside others.
 _AGREES = "agrees"
+
+# Of a wide tile: a small job waits for two of them at most.
+_WIDE_TILE_SECONDS = 0.01
+# What a wide tile must gain a row.
+_WIDE_TILE_GAIN = 0.95
+_TIMED_RUNS = 3
 
 _SEED = 20_131_220  # the day that "Auto-Encoding Variational Bayes" appeared
 
@@ -36,6 +44,51 @@ def proved_sizes(runner: Runner, generator: Generator, sizes: Sequence[int]) -> 
         if all(_equal(_run(runner, generator, rows, order, size), expected, order) for order in _orders(largest, size)):
             proved.append(size)
     return tuple(proved) if largest in proved else ()
+
+
+def wide_sizes(runner: Runner, generator: Generator, proved: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """Those of the ascending wide `sizes` that are worth their while: rows have the bytes that they have in the largest
+    of the `proved` tiles, and take less time each than in the next smaller one.
+
+    The smaller networks are, the more of a tile's time does not depend on its rows. Time decides what is used, and
+    never a byte.
+    """
+    largest = proved[-1]
+    rows = _rows(runner, generator, largest)
+    expected = _run(runner, generator, rows, np.arange(largest), largest)
+    wide: list[int] = []
+    seconds = _seconds(runner, generator, rows, np.arange(largest))
+    for before, size in pairwise((largest, *sizes)):
+        if seconds * size / before > _WIDE_TILE_SECONDS:
+            break
+        orders = [np.resize(order, size) for order in _orders(largest, largest)]
+        if not all(_equal(_run(runner, generator, rows, order, size), expected, order) for order in orders):
+            break
+        taken = _seconds(runner, generator, rows, orders[0])
+        if taken / size > _WIDE_TILE_GAIN * seconds / before:
+            break
+        wide.append(size)
+        seconds = taken
+    return tuple(wide)
+
+
+def _seconds(runner: Runner, generator: Generator, rows: DrawInputs, order: Order) -> float:
+    """What a full tile of scored rows takes, at best: other work on the machine only adds."""
+    inputs = DrawInputs.zeros(generator, len(order))
+    inputs.source[:], inputs.seed[:], inputs.index[:], inputs.temperature[:] = Source.POSTERIOR, _SEED, order, 1
+    inputs.x[:], inputs.label[:] = rows.x[order], rows.label[order]
+    inputs.wants = {"weights", "score"}
+    taken = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        inputs.parameters = _parameters(runner.encode(generator, inputs.x, inputs.label))
+        runner.draw(generator, inputs)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _parameters(encoded: Outputs) -> Outputs:
+    return {name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)}
 
 
 def _orders(rows: int, size: int) -> list[Order]:
@@ -70,9 +123,7 @@ def _run(runner: Runner, generator: Generator, rows: DrawInputs, order: Order, s
     inputs.source[:count] = np.where(order % 2 == 1, Source.POSTERIOR, Source.PRIOR)
     inputs.draw[:count] = order
     inputs.wants = rows.wants
-    inputs.parameters = {
-        name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)
-    }
+    inputs.parameters = _parameters(encoded)
     drawn = runner.draw(generator, inputs)
     outputs = {name: values[:count] for name, values in (encoded | drawn).items()}
     scored, odd = _scored(runner, generator, inputs), order % 2 == 1

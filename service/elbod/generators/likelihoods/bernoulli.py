@@ -21,7 +21,7 @@ class BernoulliObservation(Observation):
 
     def log_prob(self, x: Tensor) -> Tensor:
         # torch.distributions.Bernoulli's formula, which is exact on {0, 1} for every logit.
-        return -F.binary_cross_entropy_with_logits(self.logits, x.to(self.logits.dtype), reduction="none")
+        return F.binary_cross_entropy_with_logits(self.logits, x.to(self.logits.dtype), reduction="none").neg_()
 
     def mean(self) -> Tensor:
         return torch.sigmoid(self.logits)
