@@ -436,7 +436,7 @@ def test_a_model_that_raises_or_returns_nan_fails_that_job_only(
     gate.open.set()
     blocked.result(30)
     assert np.isfinite(arrays(good.result(30))["x"]).all()
-    with pytest.raises(ModelFailure, match="levels@1"):
+    with pytest.raises(ModelFailure, match="levels@1' failed on row 2"):
         raising.result(30)
     with pytest.raises(ModelFailure, match=r"not finite for row 2"):
         undefined.result(30)

@@ -7,14 +7,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 
 from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.counters import WorkCounters
-from elbod.engine.jobs import Job, Result, Stage, Tile
+from elbod.engine.jobs import Job, Part, Result, Stage, Tile
 from elbod.engine.loading import Resident
 from elbod.engine.runner import DrawInputs, Runner, pin_thread, row_dtype
 from elbod.engine.tasks import Task, reduce_chunks
@@ -229,7 +229,8 @@ class Engine:
             outputs = self._outputs(lane[0], tile, tasks)
         except Exception as error:  # whatever a model's forward raises must not stop the thread
             if len(tile.parts) == 1:
-                return [(tasks[tile.parts[0].job], _failure(lane[0], error))]
+                task = tasks[tile.parts[0].job]
+                return [(task, _failure(task, self._culprit(lane[0], tile, tasks), error))]
             alone = (Tile(tile.stage, tile.size, (part,)) for part in tile.parts)
             return [outcome for one in alone for outcome in self._run(lane, one, tasks)]
         self.counters.ran(tile)
@@ -242,6 +243,19 @@ class Engine:
             except ModelFailure as error:
                 outcomes.append((task, error))
         return outcomes
+
+    def _culprit(self, resident: Resident, tile: Tile, tasks: dict[int, Task]) -> int:
+        """The first unit of a tile's only part that its model fails on: the last of the shortest part that fails."""
+        (part,) = tile.parts
+        least, most = 1, part.count
+        while least < most:
+            count = (least + most) // 2
+            try:
+                self._outputs(resident, replace(tile, parts=(Part(part.job, count),)), tasks)
+                least = count + 1
+            except Exception:  # of whatever kind, as before
+                most = count
+        return least - 1
 
     def _outputs(self, resident: Resident, tile: Tile, tasks: dict[int, Task]) -> dict[str, np.ndarray]:
         for task in tasks.values():
@@ -258,11 +272,11 @@ class Engine:
         return self._runner.draw(resident.generator, inputs)
 
 
-def _failure(resident: Resident, error: Exception) -> ElbodError:
+def _failure(task: Task, unit: int, error: Exception) -> ElbodError:
     if isinstance(error, ModelFailure):
         return error
-    logger.exception("model %s failed", resident, exc_info=error)
-    failure = ModelFailure(f"model '{resident}' failed")
+    logger.exception("model %s failed", task.resident, exc_info=error)
+    failure = ModelFailure(f"model '{task.resident}' failed on {task.place(task.row(unit))}")
     failure.__cause__ = error
     return failure
 

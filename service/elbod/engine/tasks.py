@@ -307,8 +307,18 @@ class Task:
     def _check_finite(self, name: str, values: Array) -> None:
         if not _is_finite(name, values):
             row = self._first + int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-            place = f"x[{row}]" if self.job.x is not None else f"row {row}"
-            raise ModelFailure(f"model '{self.resident}' returned a value of {name} that is not finite for {place}")
+            message = f"returned a value of {name} that is not finite for {self.place(row)}"
+            raise ModelFailure(f"model '{self.resident}' {message}")
+
+    def row(self, unit: int) -> int:
+        """The job's row of a unit of the present stage, counted from the next one."""
+        encoding = self.stage is Stage.ENCODE
+        item = self._encoded + unit if encoding else int(self._units(self._drawn + unit, 1)[0][0])
+        return self._first + item // self.job.copies
+
+    def place(self, row: int) -> str:
+        """What a caller calls that row."""
+        return f"x[{row}]" if self.job.x is not None else f"row {row}"
 
     def result(self) -> Result:
         """The finished job's answer."""
