@@ -27,6 +27,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         root_path=settings.root_path,
+        # Where OTEL_EXPORTER_OTLP_ENDPOINT says; nowhere without it.
+        telemetry={"auto_configure": True},
     )
     app.state.service = service
     # Not included: every request would pay for the look through a router within a router.
