@@ -121,6 +121,16 @@ def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
     )
 
 
+def install_family(folder: Path, name: str, module: str) -> dict[str, str]:
+    """Variables with which processes know the family `name`, the class of that name in the module's text."""
+    metadata = folder / f"{name}-1.dist-info"
+    metadata.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(module)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[elbod.generators]\n{name} = {name}:{name.title()}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
 class Server:
     """A real `elbod serve` on a free port, with one worker unless the flags say otherwise."""
 

@@ -12,12 +12,16 @@ import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from elbod.api.logs import configure_logging
 from elbod.api.server import serve
 from elbod.api.worker_files import remove_orphaned
 from elbod.errors import StartupError
 from elbod.settings import Settings
+
+if TYPE_CHECKING:
+    from elbod.api.service import Service
 
 ASK_EVERY = 1.0
 # Loading torch from a slow disk comes before the loop runs.
@@ -87,7 +91,15 @@ def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None
     threading.Thread(target=_leave_with_supervisor, args=(drain_limit(settings),), daemon=True).start()
     configure_logging()
 
-    def answer(loop: asyncio.AbstractEventLoop) -> None:
+    def listen(loop: asyncio.AbstractEventLoop, service: "Service") -> None:
+        loop.add_reader(pipe.fileno(), answer, loop, service)
+
+    def answer(loop: asyncio.AbstractEventLoop, service: "Service") -> None:
+        if not service.healthy:
+            # No sign of life from a stuck compute thread, as long as it is.
+            loop.remove_reader(pipe.fileno())
+            loop.call_later(ASK_EVERY, listen, loop, service)
+            return
         try:
             pipe.send_bytes(pipe.recv_bytes())
         except (OSError, EOFError):
@@ -97,7 +109,7 @@ def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None
         serve(
             settings,
             listener,
-            running=lambda loop: loop.add_reader(pipe.fileno(), answer, loop),
+            running=listen,
             started=lambda: pipe.send_bytes(_STARTED),
         )
     except StartupError as error:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import LEVELS, Server, draft
+from tests.support import LEVELS, Server, draft, install_family
 
 MODULE = """
 import torch
@@ -26,22 +26,16 @@ class Fragile(VAE):
         undefined = (of_one_level & (x[:, 0, 0] == 15))[:, None, None]
         return super().encode(torch.where(undefined, torch.nan, x))
 """
-ENTRY_POINTS = "[elbod.generators]\nfragile = fragile:Fragile\n"
 
 GOOD, UNDEFINED, RAISING = ([[level] * 8] * 8 for level in (3, 15, 16))
 
 
 @pytest.fixture
 def server(tmp_path: Path, start_server: Callable[..., Server]) -> Server:
-    packages = tmp_path / "packages"
-    metadata = packages / "fragile-1.dist-info"
-    metadata.mkdir(parents=True)
-    (packages / "fragile.py").write_text(MODULE)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    known = install_family(tmp_path / "packages", "fragile", MODULE)
     store = ModelStore.open(tmp_path / "store")
     store.publish(replace(draft("fragile", LEVELS), family="fragile"))
-    return start_server(tmp_path / "store", "--model", "fragile", PYTHONPATH=str(packages))
+    return start_server(tmp_path / "store", "--model", "fragile", **known)
 
 
 def test_only_the_request_whose_row_the_model_fails_on_fails(server: Server) -> None:

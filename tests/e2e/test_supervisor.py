@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from elbod.machine import usable_cores
 from elbod.settings import load_settings
 from elbod.supervisor import restart_delay, worker_count
 from elbod_store import ModelStore
-from tests.support import ELBOD, Server, wait_for
+from tests.support import ELBOD, LEVELS, Server, draft, install_family, wait_for
 
 BODY = {"num_samples": 20, "seed": 3}
 
@@ -154,20 +155,64 @@ def test_a_second_signal_ends_supervisor_and_workers_at_once(pair: Server) -> No
         assert isinstance(answer.exception(30), httpx.TransportError)
 
 
-def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore, tmp_path: Path) -> None:
+def supervised(store: str, log: Path, model: str, **variables: str) -> subprocess.Popen[str]:
+    """A server of one worker that is replaced after two seconds of silence."""
     program = f"""
 from elbod.settings import load_settings
 from elbod.supervisor import supervise
-settings = load_settings(store={served_store.objects.url!r}, model="levels", port=0, workers=1)
+settings = load_settings(store={store!r}, model={model!r}, port=0, workers=1)
 raise SystemExit(supervise(settings, announce=lambda url: print(url, flush=True), silence=2))
 """
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=log, text=True)
-    with process:
+    with log.open("w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ | variables,
+        )
+
+
+def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore, tmp_path: Path) -> None:
+    with supervised(served_store.objects.url, tmp_path / "log", "levels") as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         (stuck,) = workers(process.pid)
         os.kill(stuck, signal.SIGSTOP)
+        wait_for(lambda: workers(process.pid) not in (set(), {stuck}), 30)
+        assert httpx.post(f"{url}/sample", json=BODY, timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert "does not answer" in (tmp_path / "log").read_text()
+
+
+ENDLESS = """
+import threading
+import elbod.api.service
+from elbod.generators.vae import VAE
+
+elbod.api.service.STUCK_AFTER = 1.0
+
+class Endless(VAE):
+    family = "endless"
+
+    def encode(self, x, label=None):
+        if (x.flatten(1).sum(1) == 16 * 64).any():
+            threading.Event().wait()
+        return super().encode(x)
+"""
+
+
+def test_a_worker_whose_compute_thread_is_stuck_is_replaced(tmp_path: Path) -> None:
+    known = install_family(tmp_path / "packages", "endless", ENDLESS)
+    store = ModelStore.open(tmp_path / "store")
+    store.publish(replace(draft("endless", LEVELS), family="endless"))
+    with supervised(store.objects.url, tmp_path / "log", "endless", **known) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        (stuck,) = workers(process.pid)
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{url}/elbo", json={"x": [[[16] * 8] * 8]}, timeout=60)
         wait_for(lambda: workers(process.pid) not in (set(), {stuck}), 30)
         assert httpx.post(f"{url}/sample", json=BODY, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 
 from elbod import __version__
 from elbod.api import wire
-from elbod.api.service import STUCK_AFTER, Service, service_of
+from elbod.api.service import Service, service_of
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod_store import Conflict, Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
 
@@ -66,10 +66,10 @@ def reference(request: Request, name: str, version: int) -> Response:
 @router.get("/healthz")
 def healthz(request: Request) -> Response:
     """200 while the compute thread lives and is not stuck."""
-    engine = service_of(request).engine
-    busy = engine.busy_seconds()
-    healthy = engine.alive and busy < STUCK_AFTER
-    body = {"status": "ok" if healthy else "stuck" if engine.alive else "dead", "busy_seconds": round(busy, 3)}
+    service = service_of(request)
+    engine, healthy = service.engine, service.healthy
+    status = "ok" if healthy else "stuck" if engine.alive else "dead"
+    body = {"status": status, "busy_seconds": round(engine.busy_seconds(), 3)}
     return Response(orjson.dumps(body), 200 if healthy else 500, media_type=wire.JSON_TYPE)
 
 

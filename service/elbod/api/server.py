@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -16,6 +17,9 @@ from elbod.api import keys
 from elbod.api.security import is_loopback
 from elbod.errors import StartupError
 from elbod.settings import Settings
+
+if TYPE_CHECKING:
+    from elbod.api.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +33,16 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        running: Callable[[asyncio.AbstractEventLoop], None],
+        service: "Service",
+        running: Callable[[asyncio.AbstractEventLoop, "Service"], None],
         started: Callable[[], None],
-        begin_drain: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._running, self._started, self._begin_drain = running, started, begin_drain
+        self._service, self._running, self._started = service, running, started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self._running(loop)
+        self._running(loop, self._service)
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
@@ -65,7 +69,7 @@ class _Server(uvicorn.Server):
         # A second signal does not wait.
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._begin_drain()
+        self._service.begin_drain()
 
 
 class Acceptor:
@@ -125,12 +129,13 @@ def serve(
     settings: Settings,
     listener: socket.socket,
     *,
-    running: Callable[[asyncio.AbstractEventLoop], None],
+    running: Callable[[asyncio.AbstractEventLoop, "Service"], None],
     started: Callable[[], None],
 ) -> None:
     """Serve in this process until SIGTERM, then finish what was admitted. Raises StartupError.
 
-    `running` gets the event loop before the models are loaded; `started` is called once connections are answered.
+    `running` gets the event loop and the service before the models are loaded; `started` is called once connections
+    are answered.
     """
     # Only workers load torch: the supervisor takes `bind` from here.
     from elbod.api.app import create_app
@@ -143,7 +148,7 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
     )
-    _Server(config, running, started, app.state.service.begin_drain).run(sockets=[listener])
+    _Server(config, app.state.service, running, started).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:

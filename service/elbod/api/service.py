@@ -82,6 +82,11 @@ class Service:
             self.metrics.flush()
 
     @property
+    def healthy(self) -> bool:
+        """Whether the compute thread lives and is not stuck."""
+        return self.engine.alive and self.engine.busy_seconds() < STUCK_AFTER
+
+    @property
     def ready(self) -> bool:
         """Whether the default model is loaded, verified and warm, and the process takes work."""
         return self.residents.ready and not self.draining

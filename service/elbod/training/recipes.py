@@ -167,7 +167,7 @@ RECIPES: dict[str, Recipe] = {
             name="fashion-mnist-binary-ladder",
             family="ladder",
             spec={"channels": (32, 64), "groups": (1, 4), "latent_channels": (2, 8), "blocks": 1},
-            epochs=40,
+            epochs=24,
             learning_rate=1.5e-3,
             evaluate_every=2,
         ),
