@@ -46,7 +46,7 @@ def test_a_folder_of_idx_files_is_read_training_file_first(tmp_path):
 
 
 def test_a_folder_without_idx_files_is_refused(tmp_path):
-    with pytest.raises(InvalidDataset, match="no IDX file train-images"):
+    with pytest.raises(InvalidDataset, match="nor an IDX file train-images"):
         datasets.load(str(tmp_path))
 
 
@@ -152,7 +152,9 @@ def test_an_npz_without_x_names_what_it_has(tmp_path):
 
 
 def test_a_path_of_no_known_kind_is_refused(tmp_path):
-    with pytest.raises(InvalidDataset, match=r"neither a folder of IDX files nor an \.npy or \.npz"):
+    with pytest.raises(
+        InvalidDataset, match=r"neither a folder of images or IDX files nor an \.npy, \.npz, \.csv or \.parquet"
+    ):
         datasets.load(str(tmp_path / "table.xlsx"))
 
 

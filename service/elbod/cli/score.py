@@ -10,7 +10,10 @@ import typer
 def score(
     model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
     data: Annotated[
-        str | None, typer.Option(help="IDX folder, .npy, .npz or a named set; default: the model's own test rows.")
+        str | None,
+        typer.Option(
+            help="A folder of images or IDX files, .npy, .npz, .csv, .parquet or a named set; default: own test rows."
+        ),
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="S, draws of the ELBO a row.")] = 1,
     importance_samples: Annotated[

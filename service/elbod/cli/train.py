@@ -12,7 +12,9 @@ def train(
         str | None, typer.Option(help="Own data: for example bernoulli, discretized_logistic or gaussian.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the store.")] = None,
-    data: Annotated[str | None, typer.Option(help="A folder of IDX files, an .npy or an .npz (array x).")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder of images or IDX files, .npy, .npz, .csv or .parquet.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Visits of every training row.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe.")

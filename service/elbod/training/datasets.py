@@ -1,10 +1,11 @@
 """Data sets in memory, in data units: what `x` is for a model trained on them.
 
-Sources are `digits` (inside scikit-learn), `fashion-mnist` (a Debian package), a folder of IDX files, and `.npy` or
-`.npz` files (array `x`, optional `y`). Nothing is ever unpickled.
+Sources are `digits` (inside scikit-learn), `fashion-mnist` (a Debian package), a folder of IDX files or of images, and
+`.npy`, `.npz` (array `x`, optional `y`), CSV and Parquet files. Nothing is ever unpickled.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,31 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from elbod.generators.likelihoods import Likelihood
+from elbod.training import image_folder, table
 from elbod.training.errors import InvalidDataset
 from elbod.training.idx import read_idx
 
 Array = NDArray[Any]
+
+_IDX_IMAGES = ("train-images", "t10k-images")
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """n rows of data: `x` (n, *event_shape) and labels `y` (n,) or None; `units` says how raw files became x."""
+    """n rows of data: `x` (n, *event_shape) and labels `y` (n,) or None; `units` says how raw files became x.
+
+    `classes` are what the labels 0, 1, ... are called, where they are called something; `levels` is how many levels a
+    value may have, where the kind of data says so.
+    """
 
     name: str
     x: Array
     y: Array | None
     units: str
+    classes: tuple[str, ...] | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2 or 0 in self.x.shape:
@@ -57,15 +67,21 @@ class Dataset:
     def event_shape(self) -> tuple[int, ...]:
         return self.x.shape[1:]
 
+    def label_name(self, value: int) -> str:
+        """What the label of that value is called."""
+        return str(value) if self.classes is None else self.classes[value]
+
     @property
     def digest(self) -> str:
-        """sha256 of dtypes, shapes and contents."""
+        """sha256 of dtypes, shapes and contents, and of the classes' names."""
         sha = hashlib.sha256()
         for array in (self.x, self.y):
             if array is not None:
                 little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
                 sha.update(f"{little.dtype.str}{little.shape}".encode())
                 sha.update(little.data)
+        if self.classes is not None:
+            sha.update(json.dumps(self.classes).encode())
         return sha.hexdigest()
 
 
@@ -89,18 +105,37 @@ def _first(x: Array, wrong: NDArray[np.bool_]) -> str:
     return f"x[{int(place[0])}] has value {x[place]} at ({element})"
 
 
-def load(source: str) -> Dataset:
-    """The data set of that name or path."""
+def load(source: str, image_size: int | None = None) -> Dataset:
+    """The data set of that name or path; with `image_size`, image files are made squares of so many pixels.
+
+    Raises InvalidDataset.
+    """
+    path = Path(source)
+    if is_image_folder(source):
+        return Dataset(path.resolve().name, *image_folder.read_images(path, image_size), levels=256)
+    if image_size is not None:
+        raise InvalidDataset(f"image_size is for folders of images: {source} is none")
     if source == "digits":
         return load_digits()
     if source == "fashion-mnist":
         return load_fashion_mnist()
-    path = Path(source)
     if path.is_dir():
         return load_idx_folder(path)
     if path.suffix in {".npy", ".npz"}:
         return load_numpy(path)
-    raise InvalidDataset(f"{source} is neither a folder of IDX files nor an .npy or .npz file")
+    if path.suffix in table.ENDINGS:
+        return Dataset(path.stem, *table.read_table(path))
+    raise InvalidDataset(
+        f"{source} is neither a folder of images or IDX files nor an .npy, .npz, .csv or .parquet file"
+    )
+
+
+def is_image_folder(source: str) -> bool:
+    """Whether that is a folder of image files, in itself or in sub-folders."""
+    folder = Path(source)
+    if not folder.is_dir() or any(path.name.startswith(_IDX_IMAGES) for path in folder.iterdir()):
+        return False
+    return bool(image_folder.image_files(folder))
 
 
 def load_digits() -> Dataset:
@@ -132,7 +167,7 @@ def load_idx_folder(folder: Path) -> Dataset:
             label_path = _one(folder, f"{part}-labels")
             labels.append(None if label_path is None else read_idx(label_path))
     if not images:
-        raise InvalidDataset(f"{folder} has no IDX file train-images* or t10k-images*")
+        raise InvalidDataset(f"{folder} has neither images nor an IDX file train-images* or t10k-images*")
     if len({array.shape[1:] for array in images}) > 1:
         shapes = " and ".join(str(array.shape) for array in images)
         raise InvalidDataset(f"{folder}: training and test images differ in shape: {shapes}")

@@ -37,7 +37,7 @@ def rows_to_score(manifest: Manifest, data: str | None, *, binarized: bool = Fal
     record = manifest.training.get("data")
     known: Mapping[str, Any] = record if isinstance(record, dict) else {}
     source = data if data is not None else _recipe(manifest).data
-    dataset = datasets.load(source)
+    dataset = datasets.load(source, _image_size(manifest) if datasets.is_image_folder(source) else None)
     if dataset.digest != known.get("digest"):
         if data is None:
             raise InvalidDataset(
@@ -66,14 +66,15 @@ def _class_numbers(manifest: Manifest, dataset: Dataset) -> NDArray[np.int64] | 
         return None
     numbers = {name: number for number, name in enumerate(manifest.labels)}
     values, places = np.unique(dataset.y, return_inverse=True)
-    for value in values:
-        if str(value) not in numbers:
+    names = [dataset.label_name(value) for value in values]
+    for value, label in zip(values, names, strict=True):
+        if label not in numbers:
             row = int(np.argmax(dataset.y == value))
             raise InvalidDataset(
-                f"{dataset.name}: y[{row}] is {value}, no label of {manifest.name}@{manifest.version}: "
+                f"{dataset.name}: y[{row}] is {label}, no label of {manifest.name}@{manifest.version}: "
                 f"it has {', '.join(manifest.labels[:20])}"
             )
-    found: NDArray[np.int64] = np.array([numbers[str(value)] for value in values], np.int64)[places]
+    found: NDArray[np.int64] = np.array([numbers[name] for name in names], np.int64)[places]
     return found
 
 
@@ -81,6 +82,13 @@ def _as_requested(x: Array) -> Array:
     """The same values in the narrowest dtype of a request's x that holds all of the file's dtype."""
     dtype = next(dtype for dtype in (np.uint8, np.int64, np.float32, np.float64) if np.can_cast(x.dtype, dtype))
     return np.ascontiguousarray(x, dtype)
+
+
+def _image_size(manifest: Manifest) -> int | None:
+    """What the model's own images were resized to."""
+    recipe = manifest.training.get("recipe")
+    size = recipe.get("image_size") if isinstance(recipe, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _recipe(manifest: Manifest) -> Recipe:

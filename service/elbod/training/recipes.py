@@ -41,6 +41,7 @@ class Recipe:
     protocol: Literal["hash", "fashion-mnist-binary", "fashion-mnist-8bit"] = "hash"
     levels: int | None = None
     binarization: Binarization | None = None
+    image_size: int | None = None  # pixels that image files are resized to
 
     epochs: int = 50
     batch_size: int = 128
@@ -73,7 +74,7 @@ class Recipe:
         for key, value in {**vars(self), **self.spec}.items():
             _check_size(key, value)
         positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "evaluate_every", "max_skipped_in_a_row")
-        for key in (*positive, "num_samples", "patience", "threads", "importance_draws"):
+        for key in (*positive, "num_samples", "patience", "threads", "importance_draws", "image_size"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise InvalidRecipe(f"{key} must be positive, got {value}")
         for key in ("warmup_epochs", "weight_decay", "kl_warmup_epochs", "importance_epochs", "num_importance_samples"):

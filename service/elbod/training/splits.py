@@ -46,7 +46,10 @@ class Labels:
         if dataset.y is None:
             return None
         values, numbers = np.unique(dataset.y, return_inverse=True)
-        return cls(tuple(map(str, values)), **{part: numbers[rows].astype(np.int64) for part, rows in parts.items()})
+        return cls(
+            tuple(map(dataset.label_name, values)),
+            **{part: numbers[rows].astype(np.int64) for part, rows in parts.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def run_training(
     # Whatever is wrong with the store is said before an hour of training, not after it.
     store.probe()
     place = _device(device)
-    dataset = datasets.load(recipe.data)
+    dataset = datasets.load(recipe.data, recipe.image_size)
     with _threads(recipe.threads):
         generator, parts = prepare(recipe, dataset, seed)
         material = Material.of(name, recipe, dataset, parts, generator, seed, place)
@@ -159,12 +159,12 @@ def _labels(recipe: Recipe, dataset: Dataset, parts: Split) -> Labels | None:
 
 
 def _levels(recipe: Recipe, dataset: Dataset) -> int | None:
-    """The recipe's, else the data's maximum plus one; 2 for bits and None for densities."""
+    """The recipe's, else the data's own, else their maximum plus one; 2 for bits and None for densities."""
     if recipe.likelihood == "bernoulli":
         return 2
     if (kind := LIKELIHOODS.get(recipe.likelihood)) is not None and kind.measure == "density":
         return None
-    levels = recipe.levels if recipe.levels is not None else max(2, int(dataset.x.max()) + 1)
+    levels = recipe.levels or dataset.levels or max(2, int(dataset.x.max()) + 1)
     if levels > _MAX_LEVELS:
         raise InvalidRecipe(
             f"{dataset.name}: {levels:,} levels are more than {_MAX_LEVELS:,}: use a gaussian likelihood"
