@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from elbod.engine.loading import blueprint
 from elbod.generators import bounds, checkpoint
 from elbod.generators.bounds import ImportanceWeighted, Summary
 from elbod.training import datasets, recipes
@@ -63,7 +62,7 @@ def many_draws(store: ModelStore, manifest: Manifest) -> tuple[Summary, Summary]
     Both are of the first test rows; the second is paired by row, so its error is far smaller than the first one's.
     """
     torch.set_num_threads(1)
-    generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights))
+    generator = checkpoint.load(checkpoint.blueprint_of(manifest), store.read(manifest.weights))
     test = torch.from_numpy(fashion_split(datasets.load("fashion-mnist"), binary=True).test[:PUBLISHED_DRAWS_ROWS])
 
     def bound(draws: int) -> ImportanceWeighted:

@@ -121,12 +121,11 @@ def test_every_draw_has_the_weight_log_p_of_x(
 ) -> None:
     """log p(x, z) - log q(z|x) = log p(x) for each of many z, since q is the posterior."""
     monkeypatch.syspath_prepend(str(packages))
-    from elbod.engine.loading import blueprint
     from elbod.generators import checkpoint
 
     store = ModelStore.open(trained / "elbod-store")
     manifest = store.resolve("rows")
-    generator = checkpoint.load(blueprint(manifest), store.read(manifest.weights))
+    generator = checkpoint.load(checkpoint.blueprint_of(manifest), store.read(manifest.weights))
     x = torch.from_numpy(simulated[:20]).repeat_interleave(DRAWS, 0)
     noise = 3 * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = generator.draw(generator.encode(x), noise)

@@ -36,7 +36,7 @@ def test_a_recipe_is_trained_and_published_under_an_alias(tmp_path):
         out, err = process.communicate(timeout=120)
 
     assert process.returncode == 0, err
-    assert out.splitlines()[-1].startswith("published digits@1, now digits@production")
+    assert out.splitlines()[-1] == "digits@1 is now digits@production"
     assert ModelStore.open(tmp_path / "store").resolve("digits@production").training["recipe"]["epochs"] == 2
 
 

@@ -1,6 +1,6 @@
 """`elbod train`: train by a recipe, or on data of one's own, and publish."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,8 +23,16 @@ def train(
         int | None,
         typer.Option(min=1, help="Publish the weights of every Nth epoch too; the final version has the best."),
     ] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="Retire all but the newest N versions.")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Retire all but the newest N versions and those with an alias.")
+    ] = None,
     alias: Annotated[str | None, typer.Option(help="Point this alias at the final version.")] = None,
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="Move the alias only to what is not worse than the best that ever held it."),
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Train again whenever the data change, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between looks of --watch.")] = 10.0,
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -39,6 +47,8 @@ def train(
         raise typer.BadParameter("give either --recipe, or --family and --likelihood with --data")
     if family is not None and data is None:
         raise typer.BadParameter("--family needs --data")
+    if gate and alias is None:
+        raise typer.BadParameter("--gate needs --alias: it decides whether that is moved")
 
     try:
         from elbod.settings import load_settings
@@ -60,17 +70,24 @@ def train(
             assert likelihood is not None
             assert data is not None
             base = recipes.custom(family, likelihood, data)
-        run_training(
-            recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])]),
-            ModelStore.open(configured.store),
-            name=name,
-            seed=seed,
-            device=configured.device,
-            alias=alias,
-            publish_every=publish_every,
-            keep=keep,
-            progress=console_listener(),
-        )
+        made = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
+        opened, progress = ModelStore.open(configured.store), console_listener()
+        options: dict[str, Any] = {
+            "name": name or made.name,
+            "seed": seed,
+            "device": configured.device,
+            "alias": alias,
+            "gated": gate,
+            "publish_every": publish_every,
+            "keep": keep,
+            "progress": progress,
+        }
+        if watch:
+            from elbod.training.watch import train_if_changed, train_on_change
+
+            train_on_change(lambda: train_if_changed(made, opened, **options), made.data, progress, interval=interval)
+        else:
+            run_training(made, opened, **options)
     except KeyboardInterrupt:
         typer.echo("interrupted: what was published stays, nothing else was", err=True)
         raise typer.Exit(130) from None

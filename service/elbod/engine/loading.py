@@ -15,8 +15,8 @@ from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source, pin_threa
 from elbod.engine.selftest import proved_sizes, wide_sizes
 from elbod.errors import ModelFailure
 from elbod.generators import checkpoint
-from elbod.generators.base import Blueprint, Generator
-from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint
+from elbod.generators.base import Generator
+from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     pin_thread()
     weights = store.read(manifest.weights)
     try:
-        generator = checkpoint.load(blueprint(manifest), weights).to(runner.device)
+        generator = checkpoint.load(blueprint_of(manifest), weights).to(runner.device)
     except InvalidCheckpoint as error:
         raise ModelFailure(f"{manifest.name}@{manifest.version} cannot be loaded: {error}") from error
     generator.prepare()
@@ -139,19 +139,6 @@ def _calibration(store: ModelStore, manifest: Manifest) -> dict[str, dict[int, C
         name = f"{manifest.name}@{manifest.version}"
         raise ModelFailure(f"the calibration scores of {name} cannot be read: {error}") from error
     return found
-
-
-def blueprint(manifest: Manifest) -> Blueprint:
-    """The part of a manifest that decides the model's numbers."""
-    return Blueprint(
-        family=manifest.family,
-        spec=manifest.spec,
-        likelihood=manifest.likelihood,
-        event_shape=manifest.event_shape,
-        levels=manifest.levels,
-        binarization=manifest.binarization,
-        labels=manifest.labels,
-    )
 
 
 def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:

@@ -8,8 +8,9 @@ A family is whatever an installed package declares under the entry point group `
 Nothing is ever unpickled: weights are safetensors, blueprints are JSON that is validated against the family's `Spec`.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +25,25 @@ ENTRY_POINT_GROUP = "elbod.generators"
 # What the calibration scores of a version are called, followed by `_` and their draws a row: bounds on log p(x), and,
 # of conditional models, on log p(x|y).
 MARGINAL, GIVEN_LABEL = "elbo", "elbo_given_label"
+
+
+class Described(Protocol):
+    """What says of a model what decides its numbers, as the store's manifests do."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def spec(self) -> Mapping[str, Any]: ...
+    @property
+    def likelihood(self) -> str: ...
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+    @property
+    def levels(self) -> int | None: ...
+    @property
+    def binarization(self) -> str | None: ...
+    @property
+    def labels(self) -> tuple[str, ...] | None: ...
 
 
 class InvalidCheckpoint(ValueError):
@@ -49,6 +69,19 @@ def family(name: str) -> type[Generator]:
     if not (isinstance(kind, type) and issubclass(kind, Generator)):
         raise InvalidCheckpoint(f"the entry point {ENTRY_POINT_GROUP}:{name} is not a Generator: {kind!r}")
     return kind
+
+
+def blueprint_of(described: Described) -> Blueprint:
+    """The part of a manifest that decides the model's numbers."""
+    return Blueprint(
+        family=described.family,
+        spec=described.spec,
+        likelihood=described.likelihood,
+        event_shape=described.event_shape,
+        levels=described.levels,
+        binarization=described.binarization,
+        labels=described.labels,
+    )
 
 
 def build(blueprint: Blueprint) -> Generator:

@@ -4,7 +4,8 @@ TrainingError
 ├── InvalidDataset    no such data, or data that the likelihood does not support; names file, row and value
 ├── InvalidRecipe     an unknown recipe or key, or a value that does not fit; lists what is known
 ├── Diverged          too many steps in a row had a loss that was not finite
-└── RefusedModel      training ended, but the model must not be published; says why
+├── RefusedModel      training ended, but the model must not be published; says why
+└── NotPromoted       the version is published, but its alias was not moved: it is worse, or cannot be compared
 """
 
 
@@ -26,3 +27,7 @@ class Diverged(TrainingError):
 
 class RefusedModel(TrainingError):
     """A trained model that failed the publish check."""
+
+
+class NotPromoted(TrainingError):
+    """A version that did not pass the gate in front of an alias."""

@@ -16,6 +16,7 @@ from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihoo
 from elbod.training import datasets
 from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset, InvalidRecipe
+from elbod.training.gate import best_alias, promote_if_not_worse
 from elbod.training.loop import Loop, Point, derive_seed
 from elbod.training.metrics import headline
 from elbod.training.progress import Listener, Silence
@@ -38,6 +39,7 @@ def run_training(
     seed: int = 0,
     device: str = "auto",
     alias: str | None = None,
+    gated: bool = False,
     publish_every: int | None = None,
     keep: int | None = None,
     progress: Listener | None = None,
@@ -45,9 +47,10 @@ def run_training(
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
     The final version has the weights of the best held-out bound. With `publish_every`, the weights of every so many
-    epochs become a version too, so that a service can be watched learning. `alias` is moved to the final version. With
-    `keep`, all but the newest `keep` versions are retired, except those that an alias names. The same recipe, data,
-    seed, machine and number of threads give the same weights.
+    epochs become a version too, so that a service can be watched learning. `alias` is moved to the final version, if
+    `gated` only when it is not worse than the best that ever held it (`elbod.training.gate`). With `keep`, all but the
+    newest `keep` versions are retired, except those that an alias names. The same recipe, data, seed, machine and
+    number of threads give the same weights.
     Raises TrainingError and the store's StoreError; whatever happens, a version is published whole or not at all.
     """
     started = time.perf_counter()
@@ -55,6 +58,7 @@ def run_training(
     name = check_name(name or recipe.name)
     if alias is not None:
         check_alias(alias)
+        best_alias(alias)
     # Whatever is wrong with the store is said before an hour of training, not after it.
     store.probe()
     place = _device(device)
@@ -98,13 +102,28 @@ def run_training(
         if manifest is None or published is not loop.best_point:
             manifest = publish(loop.best, loop.best_point)
     _report(manifest, progress)
-    if alias is not None:
-        store.promote(name, alias, manifest.version, who=_who(), why=f"elbod train: {_bound(manifest)}")
-    _retire(store, name, keep, progress)
-    seconds = time.perf_counter() - started
-    named = f"{name}@{manifest.version}" + (f", now {name}@{alias}" if alias else "")
-    progress.note(f"published {named} in {seconds:.1f} s")
+    progress.note(f"published {name}@{manifest.version} in {time.perf_counter() - started:.1f} s")
+    try:
+        if alias is not None:
+            test = torch.from_numpy(parts.test).to(place) if gated else None
+            promote(store, manifest, alias, test, recipe.num_samples, progress)
+    finally:
+        _retire(store, name, keep, progress)
     return manifest
+
+
+def promote(
+    store: ModelStore, manifest: Manifest, alias: str, test: torch.Tensor | None, samples: int, progress: Listener
+) -> None:
+    """Move the alias to a version; given test rows, only if it passes the gate. Raises NotPromoted, StoreError."""
+    why = f"elbod train: {_bound(manifest)}"
+    passed = ""
+    if test is None:
+        store.promote(manifest.name, alias, manifest.version, who=_who(), why=why)
+    else:
+        verdict = promote_if_not_worse(store, manifest, alias, test, samples, who=_who(), why=why)
+        passed = f" ({verdict})" if verdict else " (nothing to compare it with)"
+    progress.note(f"{manifest.name}@{manifest.version} is now {manifest.name}@{alias}{passed}")
 
 
 def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Split]:

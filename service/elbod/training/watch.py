@@ -1,0 +1,111 @@
+"""`elbod train --watch`: train again whenever the data have changed."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elbod.training import datasets
+from elbod.training.errors import TrainingError
+from elbod.training.held_out import rows_to_score
+from elbod.training.progress import Listener
+from elbod.training.recipes import Recipe, command_line
+from elbod.training.worker import promote, run_training
+from elbod_store import Manifest, ModelStore, StoreError, Unavailable, UnknownModel
+
+# A file's path with its size and time of change, for every file of the data.
+Signature = tuple[tuple[str, int, int], ...]
+
+
+def signature(source: str) -> Signature:
+    """What a look at the files, without reading them, says of their contents; empty for named sets."""
+    root = Path(source)
+    found = []
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def train_on_change(
+    train: Callable[[], None],
+    source: str,
+    progress: Listener,
+    *,
+    interval: float,
+) -> None:
+    """Call `train` now and after every change of the data at `source`, for ever; look every `interval` seconds.
+
+    A change counts once two looks in a row agree: whoever copies files is then done. What `train` cannot do is said,
+    and tried again when the data change, or at the next look if the store was away.
+    """
+    wait = threading.Event().wait
+    before = signature(source)
+    done: Signature | None = None
+    while True:
+        now = signature(source)
+        if now == before and now != done:
+            done = now
+            try:
+                train()
+            except Unavailable as error:
+                progress.note(f"{error}; trying again in {interval:g} s")
+                done = None
+            except (TrainingError, StoreError) as error:
+                progress.note(f"{error}; waiting for a change of {source}")
+        before = now
+        wait(interval)
+
+
+def train_if_changed(
+    recipe: Recipe,
+    store: ModelStore,
+    *,
+    name: str,
+    seed: int,
+    device: str,
+    alias: str | None,
+    gated: bool,
+    progress: Listener,
+    **options: Any,
+) -> None:
+    """Train, unless the newest version is of the data as they are now, by this recipe and seed; then its alias is moved
+    if that was not done.
+
+    Raises TrainingError and the store's StoreError.
+    """
+    newest = _trained_already(store, name, recipe, seed)
+    if newest is None:
+        run_training(
+            recipe,
+            store,
+            name=name,
+            seed=seed,
+            device=device,
+            alias=alias,
+            gated=gated,
+            progress=progress,
+            **options,
+        )
+        return
+    progress.note(f"{newest.name}@{newest.version} was trained on these data")
+    if alias is not None and store.aliases(name).get(alias) != newest.version:
+        test = torch.from_numpy(rows_to_score(newest, None).x) if gated else None
+        promote(store, newest, alias, test, recipe.num_samples, progress)
+
+
+def _trained_already(store: ModelStore, name: str, recipe: Recipe, seed: int) -> Manifest | None:
+    try:
+        newest = store.resolve(f"{name}@latest")
+    except UnknownModel:
+        return None
+    data = newest.training.get("data")
+    known = data.get("digest") if isinstance(data, dict) else None
+    if newest.training.get("command") != command_line(recipe, seed):
+        return None
+    return newest if known == datasets.load(recipe.data, recipe.image_size).digest else None
