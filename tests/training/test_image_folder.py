@@ -28,8 +28,8 @@ def test_every_file_is_a_row_in_the_order_of_the_paths(tmp_path: Path) -> None:
         else:
             save(tmp_path / name, grey(number), format="bmp" if name.endswith("bmp") else "png")
     found = datasets.load(str(tmp_path))
-    assert found.x.shape == (3, 6, 4)
-    assert found.x[:, 0, 0].tolist() == [1, 0, 2]
+    assert found.x.shape == (3, 1, 6, 4)
+    assert found.x[:, 0, 0, 0].tolist() == [1, 0, 2]
     assert found.y is None
     assert found.levels == 256
     assert found.name == tmp_path.name
@@ -64,8 +64,8 @@ def test_images_of_many_sizes_become_squares_of_the_asked_size(tmp_path: Path) -
     with pytest.raises(InvalidDataset, match=r"a\.png has 40 x 20 pixels, b\.png 7 x 33 .*--set image_size=N"):
         datasets.load(str(tmp_path))
     x = datasets.load(str(tmp_path), image_size=8).x
-    assert x.shape == (2, 8, 8)
-    assert x[:, 4, 4].tolist() == [10, 20]
+    assert x.shape == (2, 1, 8, 8)
+    assert x[:, 0, 4, 4].tolist() == [10, 20]
 
 
 def test_a_camera_that_was_turned_is_turned_back(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_camera_that_was_turned_is_turned_back(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     image.save(tmp_path / "a.png", exif=exif)
-    assert datasets.load(str(tmp_path)).x.tolist() == [np.rot90(np.arange(6).reshape(2, 3), -1).tolist()]
+    assert datasets.load(str(tmp_path)).x.tolist() == [[np.rot90(np.arange(6).reshape(2, 3), -1).tolist()]]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "bomb"])

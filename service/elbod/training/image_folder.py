@@ -40,7 +40,7 @@ def image_files(folder: Path) -> list[Path]:
 def read_images(
     folder: Path, size: int | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, str, tuple[str, ...] | None]:
-    """x (n, H, W) grey or (n, 3, H, W) colour bytes, numbers of the classes, what was done, and the classes' names.
+    """x (n, C, H, W) bytes, C = 1 grey or 3 colours, numbers of the classes, what was done, and the classes' names.
 
     With `size`, each image is cropped in the middle to a square and resized to `size` pixels; without, all must be of
     one size. One image in colour makes all of them colour; transparency is ignored. Raises InvalidDataset.
@@ -58,13 +58,11 @@ def read_images(
                 f"{folder}: {paths[0].relative_to(folder)} has {_pixels(shapes[0])}, {path.relative_to(folder)} "
                 f"{_pixels(shape)}: resize them all with --set image_size=N"
             )
-    if any(image.ndim == 3 for image in images):
-        images = [np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image for image in images]
-        x = np.ascontiguousarray(np.moveaxis(np.stack(images), -1, 1))
-    else:
-        x = np.stack(images)
+    channels = max(image.shape[-1] for image in images)
+    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+    x = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     how = "unchanged" if size is None else f"cropped to squares and resized to {size} x {size}"
-    units = f"pixels are bytes of the image files, {'colour' if x.ndim == 4 else 'grey'}, {how}"
+    units = f"pixels are bytes of the image files, {'colour' if channels == 3 else 'grey'}, {how}"
     if classes[0] is None:
         return x, None, units, None
     names = sorted({str(name) for name in classes})
@@ -73,6 +71,7 @@ def read_images(
 
 
 def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
+    """(H, W, C)."""
     try:
         with warnings.catch_warnings():
             # Of an image that would fill the memory.
@@ -86,8 +85,8 @@ def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
         raise InvalidDataset(f"{path} cannot be read as an image: {_first_line(error)}") from error
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    pixels: NDArray[np.uint8] = np.asarray(image, np.uint8)
-    return pixels
+    pixels = np.asarray(image, np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _pixels(shape: tuple[Any, ...]) -> str:
