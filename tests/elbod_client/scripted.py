@@ -57,6 +57,9 @@ class Scripted:
             def do_POST(self) -> None:
                 self._answer()
 
+            def do_PUT(self) -> None:
+                self._answer()
+
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 reply = replies[min(len(script.asked), len(replies) - 1)]

@@ -20,6 +20,8 @@ def run(code: str) -> list[str]:
 
 def test_the_public_names_are_these() -> None:
     assert elbod_client.__all__ == [
+        "AliasMove",
+        "AsyncClient",
         "BadRequest",
         "BodyTooLarge",
         "BodyTooSlow",
@@ -28,6 +30,7 @@ def test_the_public_names_are_these() -> None:
         "ConnectionFailed",
         "DeadlineExceeded",
         "ElbodError",
+        "FingerprintWarning",
         "Forbidden",
         "InvalidInput",
         "InvalidResponse",
@@ -39,6 +42,7 @@ def test_the_public_names_are_these() -> None:
         "Posterior",
         "PublishedModel",
         "QueueFull",
+        "Receipt",
         "Samples",
         "Scores",
         "ServerError",

@@ -8,6 +8,7 @@ with Client("http://127.0.0.1:8000", model="digits") as client:
     scores = client.elbo(samples.x, num_samples=16, num_importance_samples=64)
 """
 
+from elbod_client._async_client import AsyncClient
 from elbod_client._client import Client
 from elbod_client._errors import (
     BadRequest,
@@ -28,7 +29,10 @@ from elbod_client._errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from elbod_client._receipts import Receipt
 from elbod_client._results import (
+    AliasMove,
+    FingerprintWarning,
     LoadedVersion,
     ModelIdentity,
     Posterior,
@@ -41,6 +45,8 @@ from elbod_client._results import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AliasMove",
+    "AsyncClient",
     "BadRequest",
     "BodyTooLarge",
     "BodyTooSlow",
@@ -49,6 +55,7 @@ __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
     "ElbodError",
+    "FingerprintWarning",
     "Forbidden",
     "InvalidInput",
     "InvalidResponse",
@@ -60,6 +67,7 @@ __all__ = [
     "Posterior",
     "PublishedModel",
     "QueueFull",
+    "Receipt",
     "Samples",
     "Scores",
     "ServerError",

@@ -11,6 +11,7 @@ from elbod_client import _safetensors
 from elbod_client._errors import BY_STATUS, ConnectionFailed, ElbodError, InvalidResponse, ServerError
 from elbod_client._json import Fields, Malformed, parse_object
 from elbod_client._results import (
+    AliasMove,
     Array,
     LoadedVersion,
     ModelIdentity,
@@ -151,6 +152,12 @@ def scores(response: httpx.Response) -> Scores:
 
 def models(response: httpx.Response) -> tuple[PublishedModel, ...]:
     return tuple(_published(model) for model in _read_json(response).objects("models"))
+
+
+def alias_move(response: httpx.Response) -> AliasMove:
+    fields = _read_json(response)
+    texts = {name: fields.text(name) for name in ("name", "alias", "who", "when", "why")}
+    return AliasMove(**texts, entry=fields.integer("entry"), version=fields.integer("version"))
 
 
 def version(response: httpx.Response) -> str:

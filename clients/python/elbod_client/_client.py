@@ -1,24 +1,41 @@
-"""The blocking client: sends calls, sleeps between retries, and decides nothing else."""
+"""The blocking client: sends calls, several at a time, sleeps between retries, and decides nothing else."""
 
 import logging
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
 import httpx
-from numpy.typing import ArrayLike
 
-from elbod_client import _answers, _calls
+from elbod_client import _answers, _calls, _places, _progress, _verbs
+from elbod_client._arrays import Rows
 from elbod_client._calls import Call
 from elbod_client._errors import ElbodError
-from elbod_client._options import Options
+from elbod_client._options import UNCHANGED, Options, Unchanged
+from elbod_client._plans import Plan, Span, too_much
 from elbod_client._readiness import Wait
-from elbod_client._results import Binarize, Include, Output, Posterior, PublishedModel, Samples, Scores
+from elbod_client._results import (
+    AliasMove,
+    Binarize,
+    Include,
+    Output,
+    Posterior,
+    PublishedModel,
+    Result,
+    Samples,
+    Scores,
+)
 from elbod_client._retries import delay_before_retry
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Result)
 
 logger = logging.getLogger("elbod_client")
 
@@ -36,9 +53,14 @@ class Client:
     timeout: seconds that one attempt may take, None for no limit. The server hears it and drops the work then.
     max_retries: further attempts after 429, 503 and connections that fail, with growing pauses or as the server's
         `Retry-After` asks. Each is logged at INFO on the logger `elbod_client`.
+    chunk_rows: rows of one request; by default some thousand, fewer of large rows and of many draws. What is longer is
+        sent as several requests, `concurrency` of them at a time, and comes back as one result with the same bytes. The
+        first one resolves the model, and all others name the version that it found.
     http_client: an httpx.Client to send with (proxies, certificates, transports); it stays yours to close.
 
-    Calls raise ElbodError (see its module for the tree), and TypeError or ValueError for what cannot be sent.
+    Rows may be arrays, nested lists, tensors of torch, images of Pillow, or lists of those. Calls raise ElbodError (see
+    its module for the tree), and TypeError or ValueError for what cannot be sent. What a call of several requests
+    raises names rows as they are in the whole.
     """
 
     def __init__(
@@ -49,11 +71,35 @@ class Client:
         api_key: str | None = None,
         timeout: float | None = 30,
         max_retries: int = 4,
+        chunk_rows: int | None = None,
+        concurrency: int = 4,
         http_client: httpx.Client | None = None,
     ) -> None:
-        self._options = Options.resolve(base_url, model, api_key, timeout, max_retries)
+        self._options = Options.resolve(base_url, model, api_key, timeout, max_retries, chunk_rows, concurrency)
         self._owns_http = http_client is None
         self._http = httpx.Client() if http_client is None else http_client
+
+    def with_options(
+        self,
+        *,
+        model: str | Unchanged | None = UNCHANGED,
+        timeout: float | Unchanged | None = UNCHANGED,
+        max_retries: int | Unchanged = UNCHANGED,
+        chunk_rows: int | Unchanged | None = UNCHANGED,
+        concurrency: int | Unchanged = UNCHANGED,
+    ) -> Self:
+        """A client of the same connections with other settings; closing it closes nothing."""
+        changes = {
+            "model": model,
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "chunk_rows": chunk_rows,
+            "concurrency": concurrency,
+        }
+        other = type(self).__new__(type(self))
+        other._options = self._options.changed(changes)
+        other._http, other._owns_http = self._http, False
+        return other
 
     def sample(
         self,
@@ -61,12 +107,13 @@ class Client:
         *,
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
-        z: ArrayLike | None = None,
-        x: ArrayLike | None = None,
-        label: ArrayLike | None = None,
+        z: Rows | None = None,
+        x: Rows | None = None,
+        label: Rows | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
         model: str | None = None,
+        progress: bool = False,
     ) -> Samples:
         """Draw x ~ p(x|z) with z from the prior, from given latents `z`, or from q(z|x) of given rows `x`.
 
@@ -77,8 +124,9 @@ class Client:
         label: the class to draw from, which a conditional model needs: one number for all rows, or n of them.
         temperature: scale of the randomness of z; 0 is its mean. Not with `z`.
         output: "sample", or "mean" for E[x|z]. Reconstruction is `x`, temperature=0, output="mean".
+        progress: a bar over the rows; needs tqdm.
         """
-        call = _calls.sample(
+        plan = _verbs.sample(
             num_samples=num_samples,
             seed=seed,
             first_index=first_index,
@@ -89,18 +137,19 @@ class Client:
             output=output,
             model=self._model(model),
         )
-        return self._send(call)
+        return self._run(plan, "sample", progress)
 
     def encode(
         self,
-        x: ArrayLike,
+        x: Rows,
         *,
-        label: ArrayLike | None = None,
+        label: Rows | None = None,
         num_samples: SupportsIndex = 0,
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
         model: str | None = None,
+        progress: bool = False,
     ) -> Posterior:
         """Parameters of q(z|x) of each row, and `num_samples` draws from it; given `label`, of q(z|x,y).
 
@@ -108,8 +157,9 @@ class Client:
             draw of each value.
         label: the class of each row, which a conditional model needs: one number for all rows, or n of them.
         seed, first_index: as in `sample`; the draws are the ones that `elbo` uses.
+        progress: as in `sample`.
         """
-        call = _calls.encode(
+        plan = _verbs.encode(
             x,
             label=label,
             num_samples=num_samples,
@@ -118,13 +168,13 @@ class Client:
             binarize=binarize,
             model=self._model(model),
         )
-        return self._send(call)
+        return self._run(plan, "encode", progress)
 
     def elbo(
         self,
-        x: ArrayLike,
+        x: Rows,
         *,
-        label: ArrayLike | None = None,
+        label: Rows | None = None,
         num_samples: SupportsIndex | None = None,
         num_importance_samples: SupportsIndex = 0,
         target_standard_error: float | None = None,
@@ -133,6 +183,7 @@ class Client:
         binarize: Binarize | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
+        progress: bool = False,
     ) -> Scores:
         """The evidence lower bound of each row, E_q[log p(x|z)] - KL(q(z|x) || p(z)), in nats.
 
@@ -142,10 +193,10 @@ class Client:
         num_samples: draws of z a row for the bound; 1 unless given.
         num_importance_samples: draws a row for the tighter importance-weighted bound; 0 for none.
         target_standard_error: nats; instead of num_samples, each row gets the draws that a pilot of 64 asks for.
-        seed, first_index: as in `sample`.
+        seed, first_index, progress: as in `sample`.
         include: "reconstruction_map" adds E_q[log p(x_i|z)] of every element.
         """
-        call = _calls.elbo(
+        plan = _verbs.elbo(
             x,
             label=label,
             num_samples=num_samples,
@@ -157,7 +208,95 @@ class Client:
             include=include,
             model=self._model(model),
         )
-        return self._send(call)
+        return self._run(plan, "elbo", progress)
+
+    def stream_sample(
+        self,
+        num_samples: SupportsIndex,
+        *,
+        seed: SupportsIndex | None = None,
+        first_index: SupportsIndex = 0,
+        label: int | None = None,
+        temperature: float = 1.0,
+        output: Output = "sample",
+        model: str | None = None,
+        progress: bool = False,
+    ) -> Iterator[Samples]:
+        """As `sample` from the prior, as one result a request, in order: memory holds a few of them.
+
+        Requests ahead of what was taken are under way, `concurrency` of them.
+        """
+        plan = _verbs.sample(
+            num_samples=num_samples,
+            seed=seed,
+            first_index=first_index,
+            z=None,
+            x=None,
+            label=label,
+            temperature=temperature,
+            output=output,
+            model=self._model(model),
+        )
+        parts = ((plan, span) for span in plan.spans(self._options.chunk_rows))
+        return self._stream(parts, "sample", progress, plan.rows)
+
+    def stream_encode(
+        self,
+        batches: Iterable[Rows],
+        *,
+        label: int | None = None,
+        num_samples: SupportsIndex = 0,
+        seed: SupportsIndex | None = None,
+        first_index: SupportsIndex = 0,
+        binarize: Binarize | None = None,
+        model: str | None = None,
+        progress: bool = False,
+    ) -> Iterator[Posterior]:
+        """As `encode` of all rows of the batches, one after another: one result a batch, in order.
+
+        Batches are taken as they are needed, so that memory holds `concurrency` of them and their results.
+        """
+        common = {"label": label, "num_samples": num_samples, "binarize": binarize}
+        drawn, chosen = _verbs.drawn(seed), self._model(model)
+
+        def plan(rows: Rows, first: int) -> Plan[Posterior]:
+            return _verbs.encode(rows, seed=drawn, first_index=first, model=chosen, **common)  # type: ignore[arg-type]
+
+        return self._stream(_parts(batches, first_index, plan), "encode", progress)
+
+    def stream_elbo(
+        self,
+        batches: Iterable[Rows],
+        *,
+        label: int | None = None,
+        num_samples: SupportsIndex | None = None,
+        num_importance_samples: SupportsIndex = 0,
+        target_standard_error: float | None = None,
+        seed: SupportsIndex | None = None,
+        first_index: SupportsIndex = 0,
+        binarize: Binarize | None = None,
+        include: Sequence[Include] = (),
+        model: str | None = None,
+        progress: bool = False,
+    ) -> Iterator[Scores]:
+        """As `elbo` of all rows of the batches, one after another: one result a batch, as in `stream_encode`."""
+        drawn, chosen = _verbs.drawn(seed), self._model(model)
+
+        def plan(rows: Rows, first: int) -> Plan[Scores]:
+            return _verbs.elbo(
+                rows,
+                label=label,
+                num_samples=num_samples,
+                num_importance_samples=num_importance_samples,
+                target_standard_error=target_standard_error,
+                seed=drawn,
+                first_index=first,
+                binarize=binarize,
+                include=include,
+                model=chosen,
+            )
+
+        return self._stream(_parts(batches, first_index, plan), "elbo", progress)
 
     def models(self) -> tuple[PublishedModel, ...]:
         """Every model of the server's store."""
@@ -166,6 +305,20 @@ class Client:
     def version(self) -> str:
         """The server's version."""
         return self._send(_calls.VERSION)
+
+    def promote(
+        self, name: str, alias: str, version: SupportsIndex, *, expected: int | None = None, why: str
+    ) -> AliasMove:
+        """Point an alias at a version; the services of the store follow within seconds.
+
+        expected: the version that the alias names now; Conflict if it is another one.  why: goes into the alias's log.
+        Needs a server with --admin, and a key of scope admin if it has keys. Never sent twice.
+        """
+        return self._send(_calls.promote(name, alias, _verbs.integer("version", version), expected, why))
+
+    def rollback(self, name: str, alias: str, *, expected: int | None = None, why: str) -> AliasMove:
+        """Point an alias back at the version that it named before. The rest is as in `promote`."""
+        return self._send(_calls.rollback(name, alias, expected, why))
 
     def wait_until_ready(self, timeout: float = 60) -> None:
         """Return once the server's default model is loaded; a refused connection is a server that starts.
@@ -200,9 +353,60 @@ class Client:
     def _model(self, model: str | None) -> str | None:
         return self._options.model if model is None else model
 
-    def _send(self, call: Call[T]) -> T:
-        """The call's result, after as many attempts as it takes and the options allow."""
-        retry, limit = 0, self._options.max_retries
+    def _run(self, plan: Plan[R], title: str, progress: bool) -> R:
+        """The result of all rows."""
+        spans = plan.spans(self._options.chunk_rows)
+        if len(spans) == 1 and not progress:
+            return plan.result(spans[0], self._span(plan, spans[0], plan.model, threading.Event()))
+        parts = self._stream(((plan, span) for span in spans), title, progress, plan.rows)
+        return plan.result((0, plan.rows), list(parts))
+
+    def _stream(
+        self, parts: Iterable[tuple[Plan[R], Span]], title: str, progress: bool, total: int | None = None
+    ) -> Iterator[R]:
+        """One result a part, in order; the first resolves the model for the others."""
+        remaining, stop, model = iter(parts), threading.Event(), None
+        with _progress.bar(progress, title, total) as bar, _pool(self._options.concurrency, stop) as pool:
+            waiting: deque[tuple[int, Future[R]]] = deque()
+            while True:
+                # Until the first has answered nothing else is sent.
+                while len(waiting) < (1 if model is None else self._options.concurrency):
+                    try:
+                        plan, span = next(remaining)
+                    except StopIteration:
+                        break
+                    waiting.append((span[1] - span[0], pool.submit(self._part, plan, span, model, stop)))
+                if not waiting:
+                    return
+                rows, future = waiting.popleft()
+                result = future.result()
+                model = str(result.model)
+                bar.update(rows)
+                yield result
+
+    def _part(self, plan: Plan[R], span: Span, model: str | None, stop: threading.Event) -> R:
+        """A batch may be more than one request; what follows its first names that one's version."""
+        results: list[R] = []
+        for part in plan.spans(self._options.chunk_rows) if span == (0, plan.rows) else [span]:
+            results += self._span(plan, part, model or plan.model, stop)
+            model = str(results[0].model)
+        return plan.result(span, results)
+
+    def _span(self, plan: Plan[R], span: Span, model: str | None, stop: threading.Event) -> list[R]:
+        """Results of some rows, in halves where they are too much for one request."""
+        try:
+            return [self._send(plan.call(span, model), stop)]
+        except ElbodError as error:
+            parts = too_much(plan, span, error)
+            if parts is None:
+                raise _places.moved(error, plan.offset + span[0]) from error.__cause__
+        left, right = (self._span(plan, part, model, stop) for part in parts)
+        return left + right
+
+    def _send(self, call: Call[T], stop: threading.Event | None = None) -> T:
+        """The call's result, after as many attempts as it takes and the options allow, unless told to stop."""
+        retry, limit = 0, self._options.max_retries if call.repeatable else 0
+        wait = (stop or threading.Event()).wait
         while True:
             retry += 1
             try:
@@ -212,7 +416,8 @@ class Client:
                 if delay is None:
                     raise
                 logger.info("%s %s: retry %d of %d in %.2f s: %s", call.method, call.path, retry, limit, delay, error)
-            time.sleep(delay)
+                if wait(delay):
+                    raise
 
     def _attempt(self, call: Call[T], timeout: httpx.Timeout) -> T:
         request = self._http.build_request(
@@ -233,3 +438,26 @@ class Client:
         finally:
             response.close()
         return _answers.read(call.read, response)
+
+
+@contextmanager
+def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are left without work, and without further attempts, as soon as anything goes wrong."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="elbod-client")
+    try:
+        yield pool
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _parts(
+    batches: Iterable[Rows], first_index: SupportsIndex, plan: Callable[[Rows, int], Plan[R]]
+) -> Iterator[tuple[Plan[R], Span]]:
+    """Each batch as a plan of its own, whose rows go on where the last one's ended."""
+    start = _verbs.integer("first_index", first_index)
+    offset = 0
+    for batch in batches:
+        made = replace(plan(batch, start + offset), offset=offset)
+        yield made, (0, made.rows)
+        offset += made.rows

@@ -6,10 +6,14 @@ undefined for one row is NaN there, a column that is undefined for all rows is N
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from elbod_client import _pictures, _safetensors
+from elbod_client._receipts import Asked, Receipt, sums
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -28,7 +32,7 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class _Result:
+class Result:
     """What every answer says about its origin.
 
     Row i is example `first_index` + i of `seed`. The same model digest, seed and index give the same bytes again on a
@@ -40,10 +44,35 @@ class _Result:
     first_index: int
     fingerprint: str
     reproducible: bool
+    _asked: Asked | None = None
 
     def __repr__(self) -> str:
-        described = (f"{field.name}={_describe(getattr(self, field.name))}" for field in fields(self))
-        return f"{type(self).__name__}({', '.join(described)})"
+        named = (field.name for field in fields(self) if not field.name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(f'{name}={_describe(getattr(self, name))}' for name in named)})"
+
+    def receipt(self) -> Receipt:
+        """What was asked, and the sha256 of what was sent and of what came back: `elboctl replay` asks again.
+
+        The arrays that were sent are not copied: they must not have been changed since.
+        """
+        if self._asked is None:
+            raise ValueError("this result was not made by a call, so there is nothing to ask again")
+        return Receipt(
+            verb=self._asked.verb,
+            fields=dict(self._asked.fields),
+            model=str(self.model),
+            digest=self.model.digest,
+            fingerprint=self.fingerprint,
+            reproducible=self.reproducible,
+            inputs=sums(self._asked.arrays),
+            outputs=sums(self._arrays()),
+            arrays=self._asked.arrays,
+        )
+
+    def _arrays(self) -> dict[str, Array]:
+        """Every array of the answer by the name that it has there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
 def _describe(value: object) -> str:
@@ -55,7 +84,7 @@ def _describe(value: object) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Samples(_Result):
+class Samples(Result):
     """x ~ p(x|z), or E[x|z] for output "mean".
 
     x: (n, *event_shape), data units, in the dtype of the training data (float32 for "mean").
@@ -65,9 +94,32 @@ class Samples(_Result):
     x: Array
     z: Array
 
+    def _repr_png_(self) -> bytes | None:
+        """The first rows as a grid, which notebooks show; None for rows that are no images."""
+        return _pictures.grid(self.x[: _pictures.MAX_SHOWN]) if _pictures.are_images(self.x) else None
+
+    def save(self, path: str | Path) -> None:
+        """Write a grid of all rows to a .png, x to an .npy, x and z to an .npz or .safetensors.
+
+        The grid's white is the largest value of x. Raises ValueError for other endings, and for a picture of what is
+        none.
+        """
+        path = Path(path)
+        if path.suffix == ".png":
+            path.write_bytes(_pictures.grid(self.x))
+        elif path.suffix == ".npy":
+            np.save(path, self.x)
+        elif path.suffix == ".npz":
+            np.savez(path, x=self.x, z=self.z)
+        elif path.suffix == ".safetensors":
+            origin = {"model": str(self.model), "digest": self.model.digest, "seed": self.seed}
+            path.write_bytes(_safetensors.write(origin, {"x": self.x, "z": self.z}))
+        else:
+            raise ValueError(f"{path}: the ending must be .png, .npy, .npz or .safetensors")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Posterior(_Result):
+class Posterior(Result):
     """q(z|x) of each row.
 
     family: `normal` has parameters mean and stddev, `multivariate_normal` those (stddev being marginal) and one
@@ -98,6 +150,9 @@ class Posterior(_Result):
         """(n, latent_dim), marginal. Raises AttributeError if the family has none."""
         return self._parameter("stddev")
 
+    def _arrays(self) -> dict[str, Array]:
+        return super()._arrays() | {f"posterior.{name}": values for name, values in self.parameters.items()}
+
     def _parameter(self, name: str) -> Array:
         try:
             return self.parameters[name]
@@ -123,7 +178,7 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Scores(_Result):
+class Scores(Result):
     """The evidence lower bound of each row; float64, nats and (n,) unless said otherwise.
 
     elbo: reconstruction - kl = log_joint + entropy, a lower bound of log p(x).
@@ -179,6 +234,33 @@ class Scores(_Result):
     reference_num_samples: int | None
     reference_size: int | None
     reference_reason: str | None
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of all columns of one number a row, indexed by example; needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("to_frame needs pandas: pip install 'elbod-client[pandas]'") from None
+        columns = {name: values for name, values in self._arrays().items() if values.ndim == 1}
+        n = len(self.elbo)
+        return pandas.DataFrame(columns, index=pandas.RangeIndex(self.first_index, self.first_index + n, name="index"))
+
+
+class FingerprintWarning(UserWarning):
+    """The parts of one answer come from servers of different fingerprints: their last bits may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasMove:
+    """The newest entry of an alias's log: `entry` counts them, `when` is ISO 8601."""
+
+    name: str
+    alias: str
+    entry: int
+    version: int
+    who: str
+    when: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

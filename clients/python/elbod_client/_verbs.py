@@ -1,0 +1,141 @@
+"""The three verbs: checked arguments to a plan of requests."""
+
+import operator
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final, SupportsIndex
+
+from elbod_client import _answers, _merging
+from elbod_client._arrays import Rows, as_labels, as_rows
+from elbod_client._plans import Array, Plan, equal_rows, nbytes_of_map, rows_of
+from elbod_client._results import Binarize, Include, Output, Posterior, Samples, Scores
+
+# Every double holds such a seed exactly, so that it survives JSON in any language.
+SEED_LIMIT: Final = 2**53
+# Bytes of a row's answer beside its arrays: columns of float64.
+_COLUMNS: Final = 200
+
+
+def sample(
+    *,
+    num_samples: SupportsIndex | None,
+    seed: SupportsIndex | None,
+    first_index: SupportsIndex,
+    z: Rows | None,
+    x: Rows | None,
+    label: Rows | None,
+    temperature: float,
+    output: Output,
+    model: str | None,
+) -> Plan[Samples]:
+    n = None if num_samples is None else integer("num_samples", num_samples)
+    given = {name: as_rows(name, value) for name, value in (("z", z), ("x", x)) if value is not None}
+    arrays = _labelled(given, label, n)
+    rows = rows_of(arrays) if n is None else n
+    return Plan(
+        path="/sample",
+        model=model,
+        first_index=integer("first_index", first_index),
+        rows=1 if rows is None else rows,
+        fields={"seed": drawn(seed), "temperature": float(temperature), "output": output},
+        arrays=arrays,
+        read=_answers.samples,
+        merge=_merging.samples,
+        count=None if n is None else "num_samples",
+        divisible=(n is None or not given) and equal_rows(arrays),
+    )
+
+
+def encode(
+    x: Rows,
+    *,
+    label: Rows | None,
+    num_samples: SupportsIndex,
+    seed: SupportsIndex | None,
+    first_index: SupportsIndex,
+    binarize: Binarize | None,
+    model: str | None,
+) -> Plan[Posterior]:
+    draws = integer("num_samples", num_samples)
+    arrays = _labelled({"x": as_rows("x", x)}, label, None)
+    return Plan(
+        path="/encode",
+        model=model,
+        first_index=integer("first_index", first_index),
+        rows=_rows(arrays),
+        fields={"seed": drawn(seed), "num_samples": draws, "binarize": binarize},
+        arrays=arrays,
+        read=_answers.posterior,
+        merge=_merging.posterior,
+        draws=draws,
+        divisible=equal_rows(arrays),
+    )
+
+
+def elbo(
+    x: Rows,
+    *,
+    label: Rows | None,
+    num_samples: SupportsIndex | None,
+    num_importance_samples: SupportsIndex,
+    target_standard_error: float | None,
+    seed: SupportsIndex | None,
+    first_index: SupportsIndex,
+    binarize: Binarize | None,
+    include: Sequence[Include],
+    model: str | None,
+) -> Plan[Scores]:
+    if isinstance(include, str):
+        raise TypeError(f"include must be a sequence of names: write include=[{include!r}]")
+    samples = None if num_samples is None else integer("num_samples", num_samples)
+    importance = integer("num_importance_samples", num_importance_samples)
+    arrays = _labelled({"x": as_rows("x", x)}, label, None)
+    fields = {
+        "seed": drawn(seed),
+        "num_samples": samples,
+        "target_standard_error": target_standard_error,
+        "num_importance_samples": importance,
+        "binarize": binarize,
+        "include": list(include),
+    }
+    mapped = nbytes_of_map(arrays["x"]) if "reconstruction_map" in include else 0
+    return Plan(
+        path="/elbo",
+        model=model,
+        first_index=integer("first_index", first_index),
+        rows=_rows(arrays),
+        fields=fields,
+        arrays=arrays,
+        read=_answers.scores,
+        merge=_merging.scores,
+        # A target may ask for many.
+        draws=max(samples or 1, importance, 1 if target_standard_error is None else 256),
+        row_bytes=_COLUMNS + mapped,
+        divisible=equal_rows(arrays),
+    )
+
+
+def drawn(seed: SupportsIndex | None) -> int:
+    """The seed, or one at random."""
+    return secrets.randbelow(SEED_LIMIT) if seed is None else integer("seed", seed)
+
+
+def integer(name: str, value: SupportsIndex) -> int:
+    """A Python int of any integer, numpy's included; a float is never rounded. Raises TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} is a {type(value).__name__}: it must be an integer") from error
+
+
+def _labelled(arrays: Mapping[str, Array], label: Rows | None, rows: int | None) -> dict[str, Array]:
+    if label is None:
+        return dict(arrays)
+    known = rows_of(arrays)
+    # First, since eight bytes a label leave the others aligned.
+    return {"label": as_labels(label, rows if known is None else known), **arrays}
+
+
+def _rows(arrays: Mapping[str, Array]) -> int:
+    rows = rows_of(arrays)
+    return 1 if rows is None else rows
