@@ -51,8 +51,8 @@ class Receipt:
         """Write `path`, JSON, and beside it the input arrays, if there are any, as an .npz of the same name."""
         path = Path(path)
         if self.arrays:
-            arrays: Any = self.arrays
-            np.savez(path.with_suffix(".npz"), allow_pickle=False, **arrays)
+            # NumPy before 2.1 would store `allow_pickle=False` as one more array; numbers are never pickled.
+            np.savez(path.with_suffix(".npz"), **self.arrays)  # type: ignore[arg-type]
         path.write_text(self.to_json() + "\n")
 
     @classmethod
