@@ -127,7 +127,7 @@ def engine(store: str, stack: ExitStack) -> Callable[[], int]:
     job = Job(verb=Verb.ELBO, rows=4 * ROWS, seed=0, x=workload.rows(4 * ROWS, np.float32))
 
     def step() -> int:
-        bulk.score(job, resident, lambda rows: None)
+        bulk.run(job, resident, lambda rows: None)
         return job.rows
 
     return step

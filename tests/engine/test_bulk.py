@@ -27,7 +27,7 @@ def test_bytes_are_those_of_one_request_at_any_number_of_engines(
 ) -> None:
     job, seen = _job(2500), []
     with open_bulk(runner, engines) as bulk:
-        columns = bulk.score(job, residents["levels"], seen.append)
+        columns = bulk.run(job, residents["levels"], seen.append)
     whole = engine.submit(job, residents["levels"]).result(60).value
     assert isinstance(whole, Scores)
     assert columns.keys() == whole.columns.keys()
@@ -43,7 +43,7 @@ def test_large_rows_go_in_jobs_that_the_queue_admits(runner: Runner, tmp_path: P
     wide = Blueprint(family="ppca", spec={"latent_dim": 1}, likelihood="gaussian", event_shape=(2**15,))
     resident, seen = load(store, publish(store, "wide", wide), runner), []
     with open_bulk(runner, 1) as bulk:
-        bulk.score(Job(verb=Verb.ELBO, rows=150, seed=1, x=np.zeros((150, 2**15))), resident, seen.append)
+        bulk.run(Job(verb=Verb.ELBO, rows=150, seed=1, x=np.zeros((150, 2**15))), resident, seen.append)
     assert seen == [128, 22]
 
 
@@ -54,7 +54,7 @@ def test_whoever_stops_listening_leaves_no_work_behind(runner: Runner, residents
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), open_bulk(runner, 1) as bulk:
-        bulk.score(_job(40_000), residents["levels"], interrupt)
+        bulk.run(_job(40_000), residents["levels"], interrupt)
 
 
 def test_a_row_that_fails_the_model_fails_the_run(runner: Runner, residents: dict[str, Resident]) -> None:
@@ -63,4 +63,4 @@ def test_a_row_that_fails_the_model_fails_the_run(runner: Runner, residents: dic
     x[2999] = 1e200
     job = Job(verb=Verb.ELBO, rows=3000, seed=1, x=x)
     with pytest.raises(ModelFailure, match="not finite"), open_bulk(runner, 2) as bulk:
-        bulk.score(job, residents["linear"], lambda rows: None)
+        bulk.run(job, residents["linear"], lambda rows: None)

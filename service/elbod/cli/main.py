@@ -10,6 +10,8 @@ import typer
 from elbod import __version__
 from elbod.cli import keys
 from elbod.cli.demo import demo
+from elbod.cli.encode import encode
+from elbod.cli.sample import sample
 from elbod.cli.score import score
 from elbod.cli.serve import serve
 from elbod.cli.train import train
@@ -19,6 +21,8 @@ from elbod_store import StoreError
 
 app = typer.Typer(name="elbod", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
+app.command()(encode)
+app.command()(sample)
 app.command()(score)
 app.command()(serve)
 app.command()(train)

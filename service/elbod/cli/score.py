@@ -86,7 +86,7 @@ def score(
                 binarize=binarize,  # type: ignore[arg-type]
             )
 
-        columns = session.score(job(x, resident), resident, f"scoring {resident}")
+        columns = session.run(job(x, resident), resident, f"scoring {resident}")
         report: dict[str, Any] = {
             "model": str(resident),
             "digest": resident.digest,
@@ -99,7 +99,7 @@ def score(
             **comparison.overview(columns, resident.generator.likelihood, importance_samples),
         }
         if rival is not None:
-            theirs = session.score(job(x, rival), rival, f"scoring {rival}")
+            theirs = session.run(job(x, rival), rival, f"scoring {rival}")
             report["against"] = {"model": str(rival)} | {
                 name: comparison.paired_difference(columns[name], theirs[name])
                 for name in ("elbo", "iwae")
@@ -109,7 +109,7 @@ def score(
             report["flips"] = {}
             for name, axis in (("horizontal", -1), ("vertical", -2)):
                 flipped = np.ascontiguousarray(np.flip(x, axis))
-                altered = session.score(job(flipped, resident), resident, f"{name} flips")
+                altered = session.run(job(flipped, resident), resident, f"{name} flips")
                 report["flips"][name] = comparison.outlier_report(columns, altered)
     if output is not None:
         write_table(output, columns)

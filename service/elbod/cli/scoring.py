@@ -1,5 +1,6 @@
-"""The engines of one `elbod score`, its progress, and its report in words."""
+"""The engines of one command over many rows, its progress, and the report of scores in words."""
 
+import json
 import os
 import sys
 import time
@@ -47,15 +48,15 @@ class Session:
         """Raises the store's StoreError, and ModelFailure."""
         return load(self.store, self.store.resolve(reference), self.runner)
 
-    def score(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
+    def run(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""
         console = Console(stderr=True, quiet=self.quiet)
         if not console.is_terminal:
-            return self.bulk.score(job, resident, _Lines(console, title, job.rows).advance)
+            return self.bulk.run(job, resident, _Lines(console, title, job.rows).advance)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(title, total=job.rows)
-            return self.bulk.score(job, resident, lambda rows: bar.advance(task, rows))
+            return self.bulk.run(job, resident, lambda rows: bar.advance(task, rows))
 
 
 def labels_of(found: Rows, resident: Resident, rows: int | None) -> NDArray[np.int64]:
@@ -85,6 +86,19 @@ class _Lines:
         self._console.print(
             f"{self._title}  {self._done:,}/{self._total:,} rows  {speed:,.0f} rows/s", highlight=False, soft_wrap=True
         )
+
+
+def describe(resident: Resident, job: Job, what: str, as_json: bool) -> None:
+    """What was done, on standard output: a line for people, an object for programs."""
+    said = {
+        "model": str(resident),
+        "digest": resident.digest,
+        "fingerprint": resident.fingerprint,
+        "reproducible": resident.reproducible,
+        "seed": job.seed,
+        "rows": job.rows,
+    }
+    sys.stdout.write(f"{json.dumps(said) if as_json else f'{resident}: {job.rows:,} rows, seed {job.seed}, {what}'}\n")
 
 
 def print_report(report: dict[str, Any]) -> None:

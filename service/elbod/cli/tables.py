@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from elbod.errors import StartupError
 Columns = Mapping[str, NDArray[Any]]
 
 
-def check_output(path: Path) -> None:
-    """Refuse now what could not be written later. Raises StartupError."""
-    if path.suffix not in WRITERS:
-        raise StartupError(f"--output {path}: the ending must be one of {', '.join(sorted(WRITERS))}")
+def check_output(path: Path, endings: Iterable[str] | None = None) -> None:
+    """Refuse now what could not be written later; `endings` are those of tables by default. Raises StartupError."""
+    known = sorted(WRITERS if endings is None else endings)
+    if path.suffix not in known:
+        raise StartupError(f"--output {path}: the ending must be {' or '.join(known)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise StartupError(f"--output {path}: parquet needs pyarrow: pip install pyarrow, or choose another ending")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
@@ -30,11 +31,20 @@ def check_output(path: Path) -> None:
 
 def write_table(path: Path, columns: Columns) -> None:
     """Write equally long columns, one line a row with its number, by the ending of the path. Raises StartupError."""
-    rows = {"row": np.arange(len(next(iter(columns.values())))), **columns}
+    write_whole(path, WRITERS[path.suffix]({"row": np.arange(len(next(iter(columns.values())))), **columns}))
+
+
+def write_arrays(path: Path, arrays: Columns) -> None:
+    """Write arrays of any shapes as an .npz. Raises StartupError."""
+    write_whole(path, _npz(arrays))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write all of a file or nothing. Raises StartupError."""
     try:
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_bytes(WRITERS[path.suffix](rows))
+            draft.write_bytes(content)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

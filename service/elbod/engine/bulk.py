@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from elbod.engine.engine import Engine, Limits
-from elbod.engine.jobs import Array, Job, Result, Scores
+from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
 
@@ -28,36 +29,46 @@ class Bulk:
 
     engines: tuple[Engine, ...]
 
-    def score(self, job: Job, resident: Resident, advance: Callable[[int], None]) -> dict[str, Array]:
-        """The columns of an /elbo job over all its rows, in order; `advance` hears of every finished few rows."""
+    def run(self, job: Job, resident: Resident, advance: Callable[[int], None]) -> dict[str, Array]:
+        """The columns of a job's answer over all its rows, in order, by name; `advance` hears of every finished few."""
         parts: list[dict[str, Array]] = []
         for rows, result in self._run(job, resident):
-            assert isinstance(result.value, Scores)
-            parts.append(dict(result.value.columns))
+            parts.append(_columns(result.value))
             advance(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, job: Job, resident: Resident) -> Iterator[tuple[int, Result]]:
-        assert job.x is not None
-        row_bytes = job.x[0].nbytes
+        row_bytes = resident.generator.likelihood.event_dims * 8 if job.x is None else job.x[0].nbytes
         step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // (job.copies * max(1, job.draws)), _JOB_BYTES // row_bytes))
         waiting: deque[tuple[int, Future[Result]]] = deque()
         try:
             for number, start in enumerate(range(0, job.rows, step)):
-                x = job.x[start : start + step]
-                label = None if job.label is None else job.label[start : start + step]
-                part = replace(job, rows=len(x), first_index=job.first_index + start, x=x, label=label)
+                rows = min(step, job.rows - start)
+                given = {name: getattr(job, name) for name in ("x", "z", "label")}
+                cut: dict[str, Any] = {
+                    name: None if array is None else array[start : start + rows] for name, array in given.items()
+                }
+                part = replace(job, rows=rows, first_index=job.first_index + start, **cut)
                 if len(waiting) == _JOBS_AN_ENGINE * len(self.engines):
-                    rows, future = waiting.popleft()
-                    yield rows, future.result()
-                waiting.append((len(x), self.engines[number % len(self.engines)].submit(part, resident)))
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+                waiting.append((rows, self.engines[number % len(self.engines)].submit(part, resident)))
             while waiting:
-                rows, future = waiting.popleft()
-                yield rows, future.result()
+                done, future = waiting.popleft()
+                yield done, future.result()
         finally:
             # Interrupted or failed: what has not run never will.
             for _, future in waiting:
                 future.cancel()
+
+
+def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
+    if isinstance(value, Scores):
+        return dict(value.columns)
+    if isinstance(value, Samples):
+        return {"x": value.x, "z": value.z}
+    optional = {name: getattr(value, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
+    return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""`elbod encode`: q(z|x) of a whole set of rows, on this machine, without a server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def encode(
+    model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
+    output: Annotated[Path, typer.Option(help="Parameters of q(z|x), KL and draws, as .npz.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of images or IDX files, .npy, .npz, .csv, .parquet or a named set; default: own test rows."
+        ),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=0, help="Draws of z a row.")] = 0,
+    binarize: Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Row i has example index i under it.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Encode rows with a published model. A conditional one is given the data's labels.
+
+    The numbers are those of POST /encode with the same seed.
+
+    Example: elbod encode --model digits --output latents.npz
+    """
+    if binarize not in (None, "threshold", "stochastic"):
+        raise typer.BadParameter("--binarize is threshold or stochastic")
+    from elbod.cli.tables import check_output, write_arrays
+    from elbod.settings import load_settings
+
+    settings = load_settings(store=store, device=device)
+    check_output(output, (".npz",))
+    # torch takes seconds to import: only now, with the configuration checked.
+    from elbod.api.inputs import check_count, check_rows
+    from elbod.cli.scoring import Session, describe, labels_of
+    from elbod.engine.jobs import Job, Verb
+    from elbod.training.held_out import rows_to_score
+
+    check_count("--num-samples", num_samples, settings.max_num_samples)
+    with Session.open(settings, quiet=as_json) as session:
+        resident = session.load(model)
+        found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
+        x = check_rows(resident, found.x, binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
+        job = Job(
+            verb=Verb.ENCODE,
+            rows=len(x),
+            seed=seed,
+            x=x,
+            label=labels_of(found, resident, None) if resident.generator.conditional else None,
+            num_samples=num_samples,
+            binarize=binarize,  # type: ignore[arg-type]
+        )
+        columns = session.run(job, resident, f"encoding with {resident}")
+    write_arrays(output, columns | resident.posterior_shared)
+    describe(resident, job, f"{found.origin}: {output}", as_json)

@@ -1,0 +1,56 @@
+"""`elbod sample`: draws from the prior, on this machine, without a server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
+    num_samples: Annotated[int, typer.Argument(min=1, help="How many rows.")] = 1,
+    output: Annotated[Path, typer.Option(help="A grid as .png, or x and z as .npz.")] = Path("samples.png"),
+    label: Annotated[int | None, typer.Option(min=0, help="The class of all rows, of a conditional model.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Scale of the randomness of z.")] = 1.0,
+    mean: Annotated[bool, typer.Option("--mean", help="E[x|z] in place of a sample.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Row i has example index i under it.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Draw rows from a published model.
+
+    The bytes are those of POST /sample with the same seed.
+
+    Example: elbod sample 64 --model digits --output digits.png
+    """
+    from elbod.cli.tables import check_output, write_arrays, write_whole
+    from elbod.settings import load_settings
+
+    settings = load_settings(store=store, device=device)
+    check_output(output, (".png", ".npz"))
+    # torch takes seconds to import: only now, with the configuration checked.
+    import numpy as np
+
+    from elbod.api.images import png_grid
+    from elbod.api.inputs import check_labels
+    from elbod.cli.scoring import Session, describe
+    from elbod.engine.jobs import Job, Verb
+
+    with Session.open(settings, quiet=as_json) as session:
+        resident = session.load(model)
+        given = None if label is None else np.array(label)
+        job = Job(
+            verb=Verb.SAMPLE,
+            rows=num_samples,
+            seed=seed,
+            label=check_labels(resident, given, num_samples, required=True),
+            temperature=temperature,
+            output="mean" if mean else "sample",
+        )
+        columns = session.run(job, resident, f"sampling from {resident}")
+    if output.suffix == ".png":
+        write_whole(output, png_grid(columns["x"], resident.generator.likelihood))
+    else:
+        write_arrays(output, columns)
+    describe(resident, job, str(output), as_json)
