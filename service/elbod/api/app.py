@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from elbod import __version__
 from elbod.api import admin, links, models, problems, routes, security
@@ -21,18 +22,19 @@ def create_app(settings: Settings) -> FastAPI:
         async with service.life():
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="elbod",
         summary="The ELBO daemon: sample, encode and score with VAE-style generative models.",
         version=__version__,
         lifespan=lifespan,
         root_path=settings.root_path,
+        static_url=security.DOCS_FILES,
         # Where OTEL_EXPORTER_OTLP_ENDPOINT says; nowhere without it.
         telemetry={"auto_configure": True},
     )
     app.state.service = service
-    # Not included: every request would pay for the look through a router within a router.
-    app.router.routes.extend(routes.router.routes)
+    # First, and not included: every request would pay for the look through other routes and a router within a router.
+    app.router.routes[:0] = routes.router.routes
     app.include_router(links.router)
     app.include_router(models.router)
     app.include_router(admin.router)

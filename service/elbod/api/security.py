@@ -17,7 +17,10 @@ from elbod.errors import Forbidden, RequestError, Unauthorized, UnknownHost
 from elbod.settings import Settings
 
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+# Scripts and styles of /docs and /redoc, served from here: no page loads anything from elsewhere.
+DOCS_FILES = "/docs-files"
 _CHANGING = frozenset({"PUT", "DELETE", "PATCH"})
+_READING = frozenset({"GET", "HEAD"})
 _INFER, _ADMIN = frozenset({"infer"}), frozenset({"admin"})
 
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "Request-Timeout", "X-Request-Id")
@@ -50,7 +53,7 @@ def needed_scopes(method: str, path: str) -> frozenset[str]:
     """The scopes of which a key must have one; none where no key is needed."""
     if method in _CHANGING:
         return _ADMIN
-    if path in _OPEN:
+    if path in _OPEN or (method in _READING and path.startswith(f"{DOCS_FILES}/")):
         return frozenset()
     return _INFER | _ADMIN if path == "/metrics" else _INFER
 
