@@ -28,7 +28,8 @@ open('train.txt', 'w').write('\n'.join(p['optional-dependencies']['train']))" \
 # elbod itself, and what only training needs, as wheels.
 FROM dependencies AS wheels
 RUN pip install --constraint constraints.txt hatchling \
-    && pip download --only-binary=:all: --constraint constraints.txt --dest /wheels --requirement train.txt
+    && pip download --only-binary=:all: --constraint constraints.txt --dest /wheels --requirement train.txt \
+    && cp train.txt /wheels
 COPY LICENSE README.md ./
 COPY model_store model_store
 COPY service service
@@ -51,7 +52,7 @@ USER 10001:10001
 FROM runtime AS worker
 USER 0:0
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
-    pip install --no-index --find-links /wheels "elbod[train]"
+    pip install --no-index --find-links /wheels --requirement /wheels/train.txt
 USER 10001:10001
 # A worker says that it was interrupted, and that what it published stays.
 STOPSIGNAL SIGINT

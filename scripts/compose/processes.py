@@ -6,10 +6,11 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-_LOOK_EVERY = 0.1
+from compose.signals import LOOK_EVERY
+
 _TAIL = 15
 
 
@@ -47,6 +48,7 @@ class Process:
             raise Failed(f"{self.name} ended with code {self.ended()}; {self._tail()}")
 
     def healthy(self) -> bool:
+        """Whether its health check passes; True if it has none."""
         if self._health_url is None:
             return True
         try:
@@ -55,44 +57,34 @@ class Process:
         except OSError:
             return False
 
-    def wait_healthy(self, patience: float, others: "list[Process]") -> None:
-        """Raises Failed, also if another process ends with an error meanwhile."""
+    def wait_healthy(self, patience: float, look: Callable[[], None]) -> None:
+        """At most so many seconds; `look` is called in between, and may raise. Raises Failed."""
         started = time.monotonic()
         while not self.healthy():
-            for process in others:
-                process.check()
+            look()
             if self.ended() is not None:
                 raise Failed(f"{self.name} ended before it was healthy; {self._tail()}")
             if time.monotonic() - started > patience:
                 raise Failed(f"{self.name} is not healthy after {patience:g} s; {self._tail()}")
-            time.sleep(_LOOK_EVERY)
 
-    def wait_completed(self) -> None:
-        """Raises Failed."""
-        self._process.wait()
+    def wait_completed(self, look: Callable[[], None]) -> None:
+        """`look` is called in between, and may raise. Raises Failed."""
+        while self.ended() is None:
+            look()
         self.check()
 
-    def stop(self, how: str, grace: float) -> int:
-        """Its exit code, after that signal or, when `grace` seconds have passed, SIGKILL. Nothing of it stays."""
-        try:
-            if self.ended() is None:
-                self._process.send_signal(signal.Signals[how])
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(grace)
-        finally:
-            # A container's end would be that of its other processes, too.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def stop(self, how: str, grace: float, hurry: Callable[[], bool]) -> int:
+        """Its exit code, after that signal, or SIGKILL once `grace` seconds have passed or `hurry` is true."""
+        if self.ended() is None:
+            self._process.send_signal(signal.Signals[how])
+            deadline = time.monotonic() + grace
+            while self.ended() is None and time.monotonic() < deadline and not hurry():
+                time.sleep(LOOK_EVERY)
+        # A container's end would be that of its other processes, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-_TAIL:]
         return "\n".join([f"the end of {self.log}:", *(f"    {line}" for line in lines)])
-
-
-def watch(processes: list[Process]) -> None:
-    """Until one ends with an error, which raises Failed."""
-    while True:
-        for process in processes:
-            process.check()
-        time.sleep(_LOOK_EVERY)

@@ -68,7 +68,7 @@ class Translation:
         alternatives = "|".join(re.escape(path) for path in sorted(self._paths, key=len, reverse=True))
         self._path = re.compile(rf"(?<![\w./-])({alternatives})(?![\w-])") if alternatives else None
 
-    def files(self) -> None:
+    def write_files(self) -> None:
         """Write the mounted files as they are true here."""
         for mount in self._service.mounts:
             if isinstance(mount.source, Path) and not mount.target.startswith("/run/secrets/"):
