@@ -27,6 +27,7 @@ COMMANDS = {
     for name, service in OURS.items()
     if "entrypoint" not in service
 }
+CUDA_FILE = ROOT / "deploy/compose/cuda.yml"
 EACH = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 
 WEED = find_program("weed")
@@ -40,8 +41,9 @@ def parse(command: list[str]) -> dict[str, Any]:
     return dict(group.commands[command[1]].make_context(command[1], list(command[2:])).params)
 
 
-def test_the_file_follows_the_compose_specification() -> None:
-    checked = check_schema(COMPOSE_FILE)
+@pytest.mark.parametrize("path", [COMPOSE_FILE, CUDA_FILE], ids=["compose", "cuda"])
+def test_the_file_follows_the_compose_specification(path: Path) -> None:
+    checked = check_schema(path)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -60,6 +62,12 @@ def test_a_worker_and_a_service_are_composed_with_commands_of_elbod() -> None:
     assert {command[1] for command in COMMANDS.values()} == {"train", "serve"}
     assert parse(COMMANDS["worker"])["publish_every"] == 1
     assert parse(COMMANDS["service"])["workers"] == 2
+
+
+def test_the_addition_for_a_gpu_serves_on_it() -> None:
+    added = YAML(typ="safe", pure=True).load(CUDA_FILE)["services"]["service"]["command"]
+    given = parse([*entrypoint("service"), *added])
+    assert (given["workers"], given["device"]) == (1, "cuda")
 
 
 def test_a_flag_that_does_not_exist_is_noticed() -> None:
