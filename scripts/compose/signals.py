@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noticed between two looks only: no process is ever started and then forgotten."""
+"""Ctrl-C, SIGTERM and a closed terminal, noticed between two looks only: no process is started and then forgotten."""
 
 import signal
 import time
@@ -20,8 +20,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.arrived: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # A process that was started with SIGINT ignored, for example by nohup, goes on ignoring it.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A process that was started with a signal ignored, for example by nohup, goes on ignoring it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._note)
 

@@ -1,5 +1,6 @@
 """scripts/compose-local: the composition as plain processes, and what it does with what it cannot run."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from compose.translation import Ports, Translation
 from tests.deploy.composition import COMPOSE_FILE, ROOT
 from tests.support import bearer, wait_for
 
+README = (ROOT / "deploy/README.md").read_text()
 SCRIPT = ROOT / "scripts/compose-local"
 
 
@@ -65,6 +67,21 @@ class Composition:
     def log(self, name: str) -> str:
         return (self.state / name / "log").read_text()
 
+    def environments(self) -> list[dict[str, str]]:
+        """Of its processes."""
+        found = []
+        for pid in self.left():
+            # One may end meanwhile.
+            with contextlib.suppress(OSError):
+                pairs = (Path("/proc") / str(pid) / "environ").read_text().split("\0")
+                found.append(dict(pair.split("=", 1) for pair in pairs if "=" in pair))
+        return found
+
+    def secret_values(self) -> set[str]:
+        """All that nobody but those who need it should see."""
+        texts = [path.read_text() for path in self.secrets.iterdir()]
+        return {value for text in texts for value in re.findall(r"[\w-]{16,}", text)} - {"aws_secret_access_key"}
+
 
 @pytest.fixture
 def composition(tmp_path: Path) -> Iterator[Composition]:
@@ -98,6 +115,19 @@ def test_versions_that_the_worker_publishes_are_served_one_after_the_other_until
         wait_for(lambda: version() > first + 1, 60)
         assert "elbod_requests_total{" in http.get("/metrics", headers=bearer(key)).text
 
+    ask_as_the_readme_does(composition, url)
+
+    environments = composition.environments()
+    seen = {value for environment in environments for value in environment.values()}
+    assert len(composition.secret_values()) >= 10
+    assert not any(secret in value for secret in composition.secret_values() for value in seen)
+
+    (endpoint,) = {environment["AWS_ENDPOINT_URL"] for environment in environments if "AWS_ENDPOINT_URL" in environment}
+    assert create_bucket(endpoint, composition.secrets / "store-admin").stdout == "bucket elbod is there\n"
+    refused = create_bucket(endpoint, composition.secrets / "store-writer")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("create_bucket: bucket elbod cannot be created: 403 ")
+
     if shutil.which("prometheus") is None:
         assert "prometheus: left out, there is no program prometheus" in composition.lines()
 
@@ -115,6 +145,47 @@ def test_versions_that_the_worker_publishes_are_served_one_after_the_other_until
     # It may have been through by then.
     assert codes["worker"] in ("0", "130")
     assert "created bucket elbod" in composition.log("store-init")
+
+
+def test_sigterm_is_no_failure_and_whoever_asks_twice_does_not_wait(composition: Composition) -> None:
+    composition.start()
+    wait_for(lambda: "store: started" in composition.output.read_text(), 30)
+
+    def ended() -> bool:
+        composition.process.send_signal(signal.SIGTERM)
+        return composition.process.poll() is not None
+
+    wait_for(ended, 30)
+    assert composition.process.returncode == 0
+    assert "store: ended" in composition.output.read_text()
+    assert composition.left() == []
+
+
+def ask_as_the_readme_does(composition: Composition, url: str) -> None:
+    (commands,) = re.findall(r"```bash\n(export ELBOD_API_KEY.*?)```", README, flags=re.DOTALL)
+    folder = composition.secrets.parent
+    program = "set -e\n" + commands.replace("http://127.0.0.1:8000", url).replace("curl -s", "curl -sf")
+    subprocess.run(["bash", "-c", program], cwd=folder, check=True, timeout=60)
+    assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def create_bucket(endpoint: str, credentials: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "deploy/compose/create_bucket.py", "s3://elbod/models"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ
+        | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_SHARED_CREDENTIALS_FILE": str(credentials)},
+    )
+
+
+def test_without_a_store_the_bucket_is_not_created_and_one_line_says_why(tmp_path: Path) -> None:
+    (tmp_path / "admin").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    failed = create_bucket("http://127.0.0.1:9", tmp_path / "admin")
+    assert failed.returncode == 1
+    assert re.fullmatch(r"create_bucket: .*Connection refused.*\n", failed.stderr)
 
 
 def test_a_process_that_fails_ends_all_and_is_named_with_the_end_of_its_log(composition: Composition) -> None:
