@@ -151,12 +151,10 @@ def test_sigterm_is_no_failure_and_whoever_asks_twice_does_not_wait(composition:
     composition.start()
     wait_for(lambda: "store: started" in composition.output.read_text(), 30)
 
-    def ended() -> bool:
-        composition.process.send_signal(signal.SIGTERM)
-        return composition.process.poll() is not None
-
-    wait_for(ended, 30)
-    assert composition.process.returncode == 0
+    composition.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "ending all" in composition.output.read_text(), 30)
+    composition.process.send_signal(signal.SIGTERM)
+    assert composition.process.wait(30) == 0
     assert "store: ended" in composition.output.read_text()
     assert composition.left() == []
 
