@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint bench bench-fashion bench-training bench-precision mutations adversary clean
+.PHONY: install install-dev demo test lint compose-local bench bench-fashion bench-training bench-precision mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -26,6 +26,11 @@ $(VENV)/.installed-dev: $(BIN)/python $(SPEC)
 
 demo: install
 	$(BIN)/elbod demo
+
+# docker-compose.yml without containers: see deploy/README.md.
+compose-local: install-dev
+	$(BIN)/python scripts/compose-secrets
+	$(BIN)/python scripts/compose-local
 
 lint: install-dev
 	$(BIN)/ruff check .

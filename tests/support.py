@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,14 @@ from elbod.generators.base import Blueprint, Generator
 from elbod_store import Draft, Manifest, ModelStore
 
 ELBOD = Path(sys.executable).with_name("elbod")
+
+
+def find_program(name: str) -> str:
+    """A program that a development dependency installs, next to this Python or on the path."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"there is no {name}: make install-dev"
+    return found
 
 
 def build_generator(blueprint: Blueprint, seed: int = 0) -> Generator:

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, MemoryStore, ObjectStore
+from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 
+from elbod_store.credentials import credentials_from_file
 from elbod_store.errors import NotFound, Unavailable, Unsupported
 
 CHUNK: Final = 8 * 1024 * 1024
@@ -44,6 +45,16 @@ class Objects:
         """
         if url == "memory://":
             return cls(MemoryStore(), "memory://")
+        if isinstance(url, str) and url.startswith("s3://"):
+            bucket, _, prefix = url.removeprefix("s3://").partition("/")
+            store = S3Store(
+                bucket,
+                prefix=prefix,
+                client_options={"allow_http": True},
+                retry_config={"max_retries": 2},
+                config=credentials_from_file(),  # type: ignore[arg-type]
+            )
+            return cls(store, url)
         root = _folder(url)
         try:
             made = [folder for folder in (root, *root.parents) if not folder.exists()]

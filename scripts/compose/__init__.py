@@ -1,0 +1,1 @@
+"""docker-compose.yml as plain processes of this machine."""
