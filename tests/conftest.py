@@ -1,6 +1,7 @@
 """A real store and real server processes for every test that wants them."""
 
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from elbod_store import ModelStore
+from tests.seaweed import Seaweed
+from tests.seaweed import running as running_seaweed
 from tests.support import (
     BITS,
     CONVOLUTIONAL,
@@ -39,6 +42,22 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in running:
         server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    """A real S3 server for all tests of this process."""
+    # Its sockets lie below it, whose path must be short.
+    with tempfile.TemporaryDirectory(prefix="weed") as folder, running_seaweed(Path(folder)) as seaweed:
+        yield seaweed
+
+
+@pytest.fixture
+def s3_url(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix of a bucket, with this process and its children allowed to use it."""
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    return seaweed.prefix()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,17 @@ from elbod_store.errors import NotFound, Unavailable, Unsupported
 CHUNK: Final = 8 * 1024 * 1024
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C: is a drive
+
+_S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+_S3_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
+_S3_REASONS: Final = {
+    "AccessDenied": "these credentials may not do that",
+    "InvalidAccessKeyId": "the service does not know the access key: check AWS_ACCESS_KEY_ID",
+    "NoSuchBucket": "there is no such bucket: create it first",
+    "RequestTimeTooSkewed": "this machine's clock differs from the service's: set it right",
+    "SignatureDoesNotMatch": "the secret does not belong to the access key: check AWS_SECRET_ACCESS_KEY",
+    "SlowDown": "the service is busy",
+}
 
 # obstore's threads live once per process, from its first request on, and do not survive a fork: the child would hang.
 _first_pid: int | None = None
@@ -39,22 +51,16 @@ class Objects:
 
     @classmethod
     def open(cls, url: str | Path) -> "Objects":
-        """`file:///path`, a bare path (its folder is created if missing), or `memory://`.
+        """`file:///path`, a bare path (its folder is created if missing), `s3://bucket/prefix`, or `memory://`.
 
-        Raises Unsupported for any other URL, Unavailable if the folder cannot be made.
+        What an S3 service is and who asks it is said by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
+        AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or by AWS_SHARED_CREDENTIALS_FILE. No request is made here.
+        Raises Unsupported for any other URL, Unavailable if the folder cannot be made or the credentials not be read.
         """
         if url == "memory://":
             return cls(MemoryStore(), "memory://")
-        if isinstance(url, str) and url.startswith("s3://"):
-            bucket, _, prefix = url.removeprefix("s3://").partition("/")
-            store = S3Store(
-                bucket,
-                prefix=prefix,
-                client_options={"allow_http": True},
-                retry_config={"max_retries": 2},
-                config=credentials_from_file(),  # type: ignore[arg-type]
-            )
-            return cls(store, url)
+        if isinstance(url, str) and url.startswith("s3:"):
+            return cls(_s3_store(url), url)
         root = _folder(url)
         try:
             made = [folder for folder in (root, *root.parents) if not folder.exists()]
@@ -157,7 +163,7 @@ class Objects:
             raise self._unavailable(verb, key, error) from error
 
     def _unavailable(self, verb: str, key: str, error: Exception) -> Unavailable:
-        return Unavailable(f"cannot {verb} {key} in {self.url}: {_first_line(error)}")
+        return Unavailable(f"cannot {verb} {key} in {self.url}: {_reason(error)}")
 
 
 def _refuse_after_fork() -> None:
@@ -171,6 +177,24 @@ def _refuse_after_fork() -> None:
         )
 
 
+def _s3_store(url: str) -> S3Store:
+    parts = urlsplit(url)
+    if not url.startswith("s3://") or not parts.netloc or "@" in parts.netloc or parts.query + parts.fragment:
+        raise Unsupported(f"{url!r} is no place in an S3 service: write it as s3://bucket/prefix")
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _S3_ENDPOINTS)
+    try:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            client_options={"allow_http": plain, "connect_timeout": "5s", "timeout": "60s"},
+            # Somebody waits: the default goes on for three minutes.
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+            config=credentials_from_file(),  # type: ignore[arg-type]
+        )
+    except BaseError as error:
+        raise Unavailable(f"cannot open the store at {url}: {_first_line(error)}") from error
+
+
 def _folder(url: str | Path) -> Path:
     if isinstance(url, Path) or not _SCHEME.match(url):
         return Path(url).absolute()
@@ -182,7 +206,10 @@ def _folder(url: str | Path) -> Path:
         and not parts.query + parts.fragment
     ):
         return Path(unquote(parts.path))
-    raise Unsupported(f"{url!r} is no store that this elbod can open: use file:///absolute/path, a path, or memory://")
+    raise Unsupported(
+        f"{url!r} is no store that this elbod can open: use a path, file:///absolute/path, "
+        "s3://bucket/prefix, or memory://"
+    )
 
 
 def _fsync(path: Path) -> None:
@@ -191,6 +218,14 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    """What an S3 service means by its error codes; else obstore's own words."""
+    code = _S3_CODE.search(str(error))
+    if code is None:
+        return _first_line(error)
+    return f"{_S3_REASONS[code[1]]} ({code[1]})" if code[1] in _S3_REASONS else code[1]
 
 
 def _first_line(error: Exception) -> str:

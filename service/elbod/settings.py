@@ -34,7 +34,9 @@ class Settings(BaseSettings):
         env_prefix="ELBOD_", toml_file=CONFIG_FILE, extra="forbid", frozen=True
     )
 
-    store: str = Field("./elbod-store", description="model store: file:///path, a folder, or memory://")
+    store: str = Field(
+        "./elbod-store", description="model store: a folder, file:///path, s3://bucket/prefix, or memory://"
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free port")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

@@ -1,4 +1,4 @@
-"""The shipped conformance suite, on a local folder and in memory."""
+"""The shipped conformance suite, on a local folder, in memory and on a real S3 server."""
 
 from pathlib import Path
 
@@ -25,3 +25,9 @@ class TestMemory(StoreTests):
     @pytest.fixture
     def store(self, tmp_path: Path) -> ModelStore:
         return ModelStore.open("memory://", cache_dir=tmp_path / "cache")
+
+
+class TestS3(StoreTests):
+    @pytest.fixture
+    def store(self, s3_url: str, tmp_path: Path) -> ModelStore:
+        return ModelStore.open(s3_url, cache_dir=tmp_path / "cache")

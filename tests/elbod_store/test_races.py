@@ -1,6 +1,7 @@
 """Two publishers never share a version; two promoters never lose an update."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,13 +15,15 @@ from elbod_store.testing import a_draft, assert_complete
 
 RACER = Path(__file__).with_name("racer.py")
 ROUNDS = 200
+# On S3; some hundred are run by hand.
+S3_ROUNDS = int(os.environ.get("ELBOD_S3_RACES", "40"))
 
 
-def race(url: Path, kind: str, processes: int) -> list[tuple[int, str]]:
+def race(url: str | Path, kind: str, processes: int, rounds: int = ROUNDS) -> list[tuple[int, str]]:
     """What each process believes it won, from a common start."""
     racers = [
         subprocess.Popen(
-            [sys.executable, RACER, url, kind, str(ROUNDS // processes), f"racer{me}"],
+            [sys.executable, RACER, url, kind, str(rounds // processes), f"racer{me}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,6 +57,17 @@ def test_racing_processes_never_lose_a_promotion(tmp_path: Path, processes: int)
     won = race(tmp_path, "promote", processes)
     assert [(entry.number, entry.who) for entry in store.history("digits", "production")] == won
     assert [number for number, _ in won] == list(range(1, len(won) + 1))
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_on_s3_racing_processes_lose_and_share_nothing(s3_url: str, tmp_path: Path, processes: int) -> None:
+    published = race(s3_url, "publish", processes, S3_ROUNDS)
+    store = ModelStore.open(s3_url, cache_dir=tmp_path)
+    assert [version for version, _ in published] == list(range(1, S3_ROUNDS + 1))
+    assert [(version, store.manifest("digits", version).card) for version in assert_complete(store)] == published
+    promoted = race(s3_url, "promote", processes, S3_ROUNDS)
+    assert [(entry.number, entry.who) for entry in store.history("digits", "production")] == promoted
+    assert [number for number, _ in promoted] == list(range(1, len(promoted) + 1))
 
 
 def test_racing_threads_share_one_store_in_memory(tmp_path: Path) -> None:

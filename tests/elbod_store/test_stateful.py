@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from elbod_store import Conflict, ModelStore, Retired, StoreError, UnknownAlias, UnknownModel, UnknownVersion
 from elbod_store.testing import WHO, a_draft
+from tests.seaweed import Seaweed
 
 NAMES = st.sampled_from(["digits", "fashion"])
 ALIASES = st.sampled_from(["production", "canary"])
@@ -20,12 +21,16 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.store = ModelStore.open("memory://", cache_dir=Path(self.folder.name))
+        self.store = ModelStore.open(self.url(Path(self.folder.name)), cache_dir=Path(self.folder.name) / "cache")
         self.digests: dict[str, list[str]] = {"digits": [], "fashion": []}
         self.retired: set[tuple[str, int]] = set()
         self.logs: dict[tuple[str, str], list[int | None]] = {}
         self.watches = {name: self.store.watch(name) for name in self.digests}
         self.changed = dict.fromkeys(self.digests, False)
+
+    def url(self, folder: Path) -> str:
+        """An empty store."""
+        return "memory://"
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -133,3 +138,23 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class FolderMachine(StoreMachine):
+    def url(self, folder: Path) -> str:
+        return (folder / "store").as_uri()
+
+
+TestFolderMachine = FolderMachine.TestCase
+TestFolderMachine.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+
+
+def test_a_store_on_s3_and_a_dictionary_never_disagree(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+
+    class S3Machine(StoreMachine):
+        def url(self, folder: Path) -> str:
+            return seaweed.prefix()
+
+    run_state_machine_as_test(S3Machine, settings=settings(max_examples=20, stateful_step_count=30, deadline=None))
