@@ -39,12 +39,10 @@ FROM base AS runtime
 LABEL org.opencontainers.image.title="elbod" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=dependencies /opt/venv /opt/venv
-# Whatever user the container runs as may keep verified copies of weights here; a new volume takes over the mode.
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
-    pip install --no-index --no-deps /wheels/elbod-*.whl \
-    && install --directory --mode 1777 /var/cache/elbod
-ENV HOME=/tmp \
-    XDG_CACHE_HOME=/var/cache/elbod
+    pip install --no-index --no-deps /wheels/elbod-*.whl
+# The container's user need not be one that the image knows.
+ENV HOME=/tmp
 # An elbod.toml that is mounted here is read.
 WORKDIR /etc/elbod
 USER 10001:10001

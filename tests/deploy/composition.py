@@ -1,7 +1,10 @@
 """docker-compose.yml and the Dockerfile, as tests read them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +38,16 @@ def entrypoint(stage: str) -> list[str]:
     """What an image of that stage runs."""
     found: list[str] = json.loads(last(stages()[stage], "ENTRYPOINT"))
     return found
+
+
+def create_bucket(endpoint: str, credentials: Path, patience: str = "60") -> subprocess.CompletedProcess[str]:
+    """Run the composition's first step."""
+    return subprocess.run(
+        [sys.executable, ROOT / "deploy/compose/create_bucket.py", "s3://elbod/models", patience],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ
+        | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_SHARED_CREDENTIALS_FILE": str(credentials)},
+    )

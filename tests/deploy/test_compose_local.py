@@ -15,7 +15,7 @@ import pytest
 
 from compose.document import InvalidComposition, read, read_environment
 from compose.translation import Ports, Translation
-from tests.deploy.composition import COMPOSE_FILE, ROOT
+from tests.deploy.composition import COMPOSE_FILE, ROOT, create_bucket
 from tests.support import bearer, wait_for
 
 README = (ROOT / "deploy/README.md").read_text()
@@ -165,25 +165,6 @@ def ask_as_the_readme_does(composition: Composition, url: str) -> None:
     program = "set -e\n" + commands.replace("http://127.0.0.1:8000", url).replace("curl -s", "curl -sf")
     subprocess.run(["bash", "-c", program], cwd=folder, check=True, timeout=60)
     assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
-
-
-def create_bucket(endpoint: str, credentials: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "deploy/compose/create_bucket.py", "s3://elbod/models"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=os.environ
-        | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_SHARED_CREDENTIALS_FILE": str(credentials)},
-    )
-
-
-def test_without_a_store_the_bucket_is_not_created_and_one_line_says_why(tmp_path: Path) -> None:
-    (tmp_path / "admin").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    failed = create_bucket("http://127.0.0.1:9", tmp_path / "admin")
-    assert failed.returncode == 1
-    assert re.fullmatch(r"create_bucket: .*Connection refused.*\n", failed.stderr)
 
 
 def test_a_process_that_fails_ends_all_and_is_named_with_the_end_of_its_log(composition: Composition) -> None:
