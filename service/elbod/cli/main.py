@@ -12,7 +12,7 @@ from elbod.cli import keys
 from elbod.cli.demo import demo
 from elbod.cli.score import score
 from elbod.cli.serve import serve
-from elbod.cli.train import train
+from elbod.cli.train import TrainCommand, train
 from elbod.errors import ElbodError
 from elbod.training.errors import TrainingError
 from elbod_store import StoreError
@@ -21,7 +21,7 @@ app = typer.Typer(name="elbod", no_args_is_help=True, add_completion=False, pret
 app.command()(demo)
 app.command()(score)
 app.command()(serve)
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.add_typer(keys.app, name="keys")
 
 
