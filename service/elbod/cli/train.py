@@ -58,9 +58,7 @@ def train(
         if family is not None and data is None:
             raise typer.BadParameter("--family needs --data")
     elif likelihood or name or data or epochs or settings or publish_every or seed:
-        raise typer.BadParameter(
-            "a run resumed by its id alone takes --store, --device, --alias, --keep, --save-every"
-        )
+        raise typer.BadParameter("a run resumed by its id alone takes --store, --device, --alias, --keep, --save-every")
 
     try:
         from elbod.settings import load_settings
