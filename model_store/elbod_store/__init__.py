@@ -20,12 +20,14 @@ from elbod_store.errors import (
     Unavailable,
     UnknownAlias,
     UnknownModel,
+    UnknownRun,
     UnknownVersion,
     Unsupported,
 )
-from elbod_store.manifest import AliasEntry, Blob, Manifest, model_digest
+from elbod_store.manifest import AliasEntry, Blob, Manifest, RunEntry, model_digest
 from elbod_store.names import Reference, parse_reference
 from elbod_store.registry import ModelStore
+from elbod_store.runs import RunDraft
 from elbod_store.watch import Watch
 
 __all__ = [
@@ -41,10 +43,13 @@ __all__ = [
     "NotFound",
     "Reference",
     "Retired",
+    "RunDraft",
+    "RunEntry",
     "StoreError",
     "Unavailable",
     "UnknownAlias",
     "UnknownModel",
+    "UnknownRun",
     "UnknownVersion",
     "Unsupported",
     "Watch",

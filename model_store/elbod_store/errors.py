@@ -6,9 +6,10 @@ StoreError
 ├── NotFound          nothing there; `.suggestions` holds close names
 │   ├── UnknownModel
 │   ├── UnknownVersion
-│   └── UnknownAlias
+│   ├── UnknownAlias
+│   └── UnknownRun
 ├── Retired           the version exists, but was retired
-├── Conflict          somebody else moved the alias first, or an alias still points at the version
+├── Conflict          somebody else moved the alias or drives the run, or an alias still points at the version
 ├── Corrupt           the bytes do not match their digest or checksum; the message names the key
 ├── Unavailable       unreachable, unwritable or full: the same call may work later
 └── Unsupported       the store lacks a capability, or holds a schema that is newer than this package
@@ -49,6 +50,10 @@ class UnknownVersion(NotFound):
 
 class UnknownAlias(NotFound):
     """The model exists, that alias is not set."""
+
+
+class UnknownRun(NotFound):
+    """No training run of that id ever began here."""
 
 
 class Retired(StoreError):

@@ -1,4 +1,4 @@
-"""What is stored about a version and about an alias, and how bytes are believed.
+"""What is stored about a version, an alias and a run, and how bytes are believed.
 
 Bytes read from the store are believed only if they are exactly the canonical JSON of a known schema, whose checksum
 and digest are right and whose names are those of the key they were read from. A flipped byte, a file cut short or two
@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from elbod_store.canonical import JSON, canonical, sha256
 from elbod_store.errors import Corrupt, Unsupported
-from elbod_store.names import alias_prefix, numbered, version_key
+from elbod_store.names import alias_prefix, numbered, run_prefix, version_key
 
 SCHEMA = 1
 
@@ -86,6 +86,31 @@ class AliasEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def number(self) -> int:
         return self.expected + 1
+
+
+class RunEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a training run's log; the newest is the run as it is now.
+
+    `blobs` are its training state, none before the first was saved and after the run has finished: exactly those of
+    the newest entry are kept. `worker` is the random id of the process that wrote the entry, `data` the digest of the
+    training data, `training` what the run belongs to (recipe, seed, command), `published` its versions so far.
+    """
+
+    schema: _Number
+    run: _Text
+    number: _Number
+    publish_id: _Text
+    worker: _Text
+    who: str
+    when: _Instant
+    finished: bool
+    data: _Sha256
+    training: dict[str, JSON]
+    epoch: _Count
+    step: _Count
+    published: tuple[_Number, ...]
+    blobs: tuple[Blob, ...]
+    checksum: _Sha256
 
 
 def model_digest(
@@ -162,7 +187,16 @@ def decode_entry(raw: bytes, name: str, alias: str, number: int) -> AliasEntry:
     return entry
 
 
-_Record = TypeVar("_Record", Manifest, AliasEntry)
+def decode_run(raw: bytes, run: str, number: int) -> RunEntry:
+    """The run entry that `raw` is, if it is number `number` of `run`. Raises like `decode_manifest`."""
+    key = numbered(run_prefix(run), number)
+    entry = _believe(raw, RunEntry, key)
+    if (entry.run, entry.number) != (run, number):
+        raise Corrupt(f"{key} holds entry {entry.number} of the run {entry.run}: the file was moved or swapped")
+    return entry
+
+
+_Record = TypeVar("_Record", Manifest, AliasEntry, RunEntry)
 
 
 def _believe(raw: bytes, record: type[_Record], key: str) -> _Record:

@@ -88,6 +88,19 @@ def alias_prefix(name: str, alias: str) -> str:
     return f"{model_prefix(name)}/aliases/{check_alias(alias)}"
 
 
+def check_run(run: str) -> str:
+    """The run id itself, or InvalidName. The grammar is that of model names."""
+    if not (isinstance(run, str) and _NAME.fullmatch(run)):
+        raise InvalidName(
+            f"{_shown(run)} is no run id: those are 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
+        )
+    return run
+
+
+def run_prefix(run: str) -> str:
+    return f"runs/{check_run(run)}"
+
+
 def numbered(prefix: str, number: int) -> str:
     """The key of entry `number` of a log: ten digits, because keys are compared as text."""
     return f"{prefix}/{check_number(number):010}.json"

@@ -3,19 +3,28 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from elbod_store import aliases, blobs, log
+from elbod_store import aliases, blobs, log, runs
 from elbod_store.catalogue import look
 from elbod_store.draft import Draft
-from elbod_store.errors import Conflict, StoreError, Unsupported
-from elbod_store.manifest import SCHEMA, AliasEntry, Blob, Manifest, seal
-from elbod_store.names import Reference, check_alias, check_name, parse_reference, trash_key, version_key
+from elbod_store.errors import Conflict, Corrupt, StoreError, Unsupported
+from elbod_store.manifest import SCHEMA, AliasEntry, Blob, Manifest, RunEntry, decode_manifest, seal
+from elbod_store.names import (
+    Reference,
+    check_alias,
+    check_name,
+    parse_reference,
+    trash_key,
+    version_key,
+    versions_prefix,
+)
 from elbod_store.objects import Objects
 from elbod_store.publish import publish
 from elbod_store.resolution import load, model_names, resolve, unknown_model, unknown_version
+from elbod_store.runs import RunDraft
 from elbod_store.watch import Watch
 
 
@@ -69,6 +78,12 @@ class ModelStore:
         """The manifest of one version. Raises UnknownModel, UnknownVersion, Retired, Corrupt, Unsupported."""
         version_key(name, version)  # raises InvalidName
         return load(self.objects, name, version, look(self.objects, name))
+
+    def manifests(self, name: str, after: int = 0) -> Iterator[Manifest]:
+        """Every readable version above `after`, ascending, retired ones among them; none for an unknown model."""
+        for version in log.numbers_after(self.objects, versions_prefix(name), after):
+            with contextlib.suppress(Corrupt, Unsupported):
+                yield decode_manifest(self.objects.get(version_key(name, version)), name, version)
 
     def resolve(self, reference: str) -> Manifest:
         """The version that `name`, `name@alias`, `name@version` or `name@latest` means now.
@@ -158,6 +173,26 @@ class ModelStore:
         if not catalogue.versions:
             raise unknown_model(self.objects, name)
         return aliases.current_versions(self.objects, name, catalogue)
+
+    # Training runs
+
+    def append_run(self, draft: RunDraft, *, expected: int, on_step: Callable[[str], None] = _nothing) -> RunEntry:
+        """Store the draft's contents as blobs, then append the entry that names them to the run's log.
+
+        `expected` is the number of the entry that the caller saw, 0 for a run that begins. `on_step` is called after
+        each step of `elbod_store.runs.STEPS`. Raises Conflict if another worker appended since; InvalidDraft;
+        Unsupported; Unavailable, after which appending again is safe.
+        """
+        self.probe()
+        return runs.append(self.objects, draft, expected, on_step)
+
+    def run(self, run: str) -> RunEntry:
+        """The newest entry of a run. Raises UnknownRun, Corrupt, Unsupported."""
+        return runs.newest(self.objects, run)
+
+    def runs(self) -> list[str]:
+        """The ids of all runs, finished or not, in order."""
+        return runs.run_ids(self.objects)
 
     # Blobs
 

@@ -20,10 +20,13 @@ def test_the_public_names_are_these() -> None:
         "NotFound",
         "Reference",
         "Retired",
+        "RunDraft",
+        "RunEntry",
         "StoreError",
         "Unavailable",
         "UnknownAlias",
         "UnknownModel",
+        "UnknownRun",
         "UnknownVersion",
         "Unsupported",
         "Watch",
@@ -35,7 +38,7 @@ def test_the_public_names_are_these() -> None:
 
 def test_every_error_is_a_store_error() -> None:
     errors = [value for value in vars(elbod_store).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(errors) == 12
+    assert len(errors) == 13
     assert all(issubclass(error, elbod_store.StoreError) for error in errors)
 
 

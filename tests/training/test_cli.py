@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from elbod_store import ModelStore, UnknownModel
+from tests.support import ELBOD, wait_for
 
 TRAIN = """
 import typer
@@ -50,7 +51,8 @@ def test_ctrl_c_publishes_nothing_half_done(tmp_path):
 
     store = ModelStore.open(tmp_path / "store")
     assert process.returncode == 130
-    assert err == "interrupted: what was published stays, nothing else was\n"
+    assert err.startswith("interrupted: what was published stays, and the run digits-")
+    assert len(err.splitlines()) == 1
     # Every version that is visible is whole.
     for version in store.versions("digits"):
         store.read(store.manifest("digits", version).weights)
@@ -65,6 +67,85 @@ def test_ctrl_c_before_the_first_publication_leaves_no_model(tmp_path):
     assert process.returncode == 130
     with pytest.raises(UnknownModel):
         ModelStore.open(tmp_path / "store").versions("digits")
+
+
+def run_id(process):
+    """The id that a worker prints at its start."""
+    for line in process.stdout:
+        if line.startswith("run "):
+            return line.split()[1].rstrip(":")
+    return pytest.fail(process.stderr.read())
+
+
+def test_sigterm_saves_the_run_and_resume_goes_on(tmp_path):
+    store = ModelStore.open(tmp_path / "store")
+    with start(tmp_path, "--recipe", "digits", "--epochs", "100000", "--alias", "production", *SMALL) as process:
+        run = run_id(process)
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert f"`elbod train --resume {run}` goes on" in err
+    saved = store.run(run)
+    assert saved.step > 0
+
+    with start(tmp_path, "--resume", run) as process:
+        assert run_id(process) == run
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert store.run(run).step >= saved.step
+    assert store.run(run).training["alias"] == "production"
+
+
+def test_a_second_worker_of_a_run_takes_it_over_and_the_first_stops_with_one_line(tmp_path):
+    store = ModelStore.open(tmp_path / "store")
+    options = ["--save-every", "0.001"]
+    command = [ELBOD, "train", "--store", str(tmp_path / "store"), *options]
+    with start(tmp_path, "--recipe", "digits", "--epochs", "100000", *SMALL, *options) as first:
+        run = run_id(first)
+        with subprocess.Popen([*command, "--resume", run], stdout=subprocess.PIPE, text=True) as second:
+            assert run_id(second) == run
+            _, err = first.communicate(timeout=60)
+            before = store.run(run).number
+            wait_for(lambda: store.run(run).number > before, 30)
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(60) == 143
+
+    assert first.returncode == 1
+    assert f"the run {run} is driven by another worker" in err.splitlines()[-1]
+
+
+def test_resume_without_a_run_looks_for_one_of_the_same_training(tmp_path):
+    command = [ELBOD, "train", "--store", str(tmp_path / "store"), "--resume", "--recipe", "digits", "--epochs", "1"]
+
+    done = subprocess.run([*command, *SMALL], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert "no unfinished run of digits by this recipe on these data: a new one begins" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--resume", "digits-0"], 1, "elbod: there is no run 'digits-0' in file://"),
+        (["--resume", "../x"], 1, "elbod: '../x' is no run id"),
+        (["--resume", "digits-0", "--seed", "3"], 2, "a run resumed by its id alone takes --store"),
+        (["--resume"], 2, "give either --recipe"),
+    ],
+)
+def test_a_run_that_is_not_there_or_not_enough_said_is_one_clear_line(tmp_path, arguments, code, message):
+    command = [ELBOD, "train", "--store", str(tmp_path / "store"), *arguments]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "200"})
+
+    assert done.returncode == code
+    assert message in done.stderr
+    if code == 1:
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,25 @@ def test_a_store_that_is_away_is_tried_again(tmp_path: Path) -> None:
     assert watcher.stop() == 130
 
 
+def test_a_watcher_that_was_killed_goes_on_with_its_run(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", rows(0))
+    store = ModelStore.open(tmp_path / "store")
+    slow = ["--publish-every", "2", "--save-every", "0", "--set", "epochs=40", "--set", "latent_dim=1"]
+    watcher = Watcher(tmp_path, *slow, family="vae")
+    watcher.says("published mine@2:")
+    watcher.process.kill()
+    with watcher.process:
+        watcher.process.wait(30)
+    published = len(store.versions("mine"))
+    again = Watcher(tmp_path, *slow, family="vae")
+    again.says(": resumed from step")
+    again.says("is now mine@live")
+    assert again.stop() == 130
+    # Every second epoch and perhaps the best: none of them twice.
+    assert published < len(store.versions("mine")) <= 21
+    assert len(store.runs()) == 1
+
+
 def test_a_signature_sees_files_that_change_come_and_go(tmp_path: Path) -> None:
     seen = {signature(str(tmp_path))}
     (tmp_path / "sub").mkdir()

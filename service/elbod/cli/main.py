@@ -14,7 +14,7 @@ from elbod.cli.encode import encode
 from elbod.cli.sample import sample
 from elbod.cli.score import score
 from elbod.cli.serve import serve
-from elbod.cli.train import train
+from elbod.cli.train import TrainCommand, train
 from elbod.errors import ElbodError
 from elbod.training.errors import TrainingError
 from elbod_store import StoreError
@@ -25,7 +25,7 @@ app.command()(encode)
 app.command()(sample)
 app.command()(score)
 app.command()(serve)
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.add_typer(keys.app, name="keys")
 
 

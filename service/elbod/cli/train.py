@@ -1,8 +1,19 @@
 """`elbod train`: train by a recipe, or on data of one's own, and publish."""
 
+import os
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class TrainCommand(TyperCommand):
+    """The command line, in which the run of `--resume` may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        after = [*args[1:], "-"]
+        bare = [arg == "--resume" and following.startswith("-") for arg, following in zip(args, after, strict=True)]
+        return super().parse_args(ctx, ["--resume=" if wrong else arg for arg, wrong in zip(args, bare, strict=True)])
 
 
 def train(
@@ -33,22 +44,36 @@ def train(
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Train again whenever the data change, until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option(min=0.05, help="Seconds between looks of --watch.")] = 10.0,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Minutes between saved states of the run; 0: after every epoch.")
+    ] = 10.0,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one of this training."),
+    ] = None,
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Train a generator and publish it as a new version.
 
-    Flags win over ELBOD_* variables, those over elbod.toml.
+    Flags win over ELBOD_* variables, those over elbod.toml. A named run knows its recipe, data and seed; a worker that
+    watches resumes by itself. Under `torchrun --nproc-per-node N` N processes train together.
 
     Example: elbod train --recipe digits --alias production
     """
-    if (recipe is None) == (family is None) or (family is None) != (likelihood is None):
-        raise typer.BadParameter("give either --recipe, or --family and --likelihood with --data")
-    if family is not None and data is None:
-        raise typer.BadParameter("--family needs --data")
-    if gate and alias is None:
+    named_run = bool(resume) and recipe is None and family is None
+    if not named_run:
+        if (recipe is None) == (family is None) or (family is None) != (likelihood is None):
+            raise typer.BadParameter("give either --recipe, or --family and --likelihood with --data")
+        if family is not None and data is None:
+            raise typer.BadParameter("--family needs --data")
+    elif likelihood or name or data or epochs or settings or publish_every or seed:
+        raise typer.BadParameter("a run resumed by its id alone takes --store, --device, --alias, --keep, --save-every")
+    if gate and alias is None and not named_run:
         raise typer.BadParameter("--gate needs --alias: it decides whether that is moved")
+    if watch and (resume is not None or "WORLD_SIZE" in os.environ):
+        raise typer.BadParameter("--watch resumes by itself, and trains in one process")
 
     try:
         from elbod.settings import load_settings
@@ -58,19 +83,27 @@ def train(
         from dataclasses import replace
 
         from elbod.training import recipes
+        from elbod.training.identity import Command
         from elbod.training.progress import console_listener
+        from elbod.training.run import unfinished
         from elbod.training.worker import run_training
         from elbod_store import ModelStore
 
-        if recipe is not None:
-            base = recipes.recipe(recipe)
-            base = base if data is None else replace(base, data=data)
+        if named_run:
+            assert resume is not None
+            command = Command.of(unfinished(ModelStore.open(configured.store), resume))
+            made, name, seed, publish_every = command.recipe, command.name, command.seed, command.publish_every
+            alias, gate, keep = alias or command.alias, gate or command.gated, keep or command.keep
         else:
-            assert family is not None
-            assert likelihood is not None
-            assert data is not None
-            base = recipes.custom(family, likelihood, data)
-        made = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
+            if recipe is not None:
+                base = recipes.recipe(recipe)
+                base = base if data is None else replace(base, data=data)
+            else:
+                assert family is not None
+                assert likelihood is not None
+                assert data is not None
+                base = recipes.custom(family, likelihood, data)
+            made = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
         opened, progress = ModelStore.open(configured.store), console_listener()
         options: dict[str, Any] = {
             "name": name or made.name,
@@ -80,6 +113,7 @@ def train(
             "gated": gate,
             "publish_every": publish_every,
             "keep": keep,
+            "save_every": 60 * save_every,
             "progress": progress,
         }
         if watch:
@@ -87,7 +121,13 @@ def train(
 
             train_on_change(lambda: train_if_changed(made, opened, **options), made.data, progress, interval=interval)
         else:
-            run_training(made, opened, **options)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what was published stays, nothing else was", err=True)
-        raise typer.Exit(130) from None
+            run_training(made, opened, resume=True if resume == "" else resume or False, **options)
+    except KeyboardInterrupt as interrupt:
+        from elbod.training.errors import Stopped
+
+        if not isinstance(interrupt, Stopped):
+            typer.echo("interrupted: what was published stays, nothing else was", err=True)
+            raise typer.Exit(130) from None
+        if str(interrupt):
+            typer.echo(str(interrupt), err=True)
+        raise typer.Exit(128 + interrupt.number) from None

@@ -5,7 +5,12 @@ TrainingError
 ├── InvalidRecipe     an unknown recipe or key, or a value that does not fit; lists what is known
 ├── Diverged          too many steps in a row had a loss that was not finite
 ├── RefusedModel      training ended, but the model must not be published; says why
-└── NotPromoted       the version is published, but its alias was not moved: it is worse, or cannot be compared
+├── NotPromoted       the version is published, but its alias was not moved: it is worse, or cannot be compared
+├── CannotResume      no such run, one that has ended, or one of other data or another recipe; says which
+└── LostProcess       of the processes that train together another one ended
+
+KeyboardInterrupt
+└── Stopped           a signal asked for the end, and the run's state is saved
 """
 
 
@@ -31,3 +36,19 @@ class RefusedModel(TrainingError):
 
 class NotPromoted(TrainingError):
     """A version that did not pass the gate in front of an alias."""
+
+
+class CannotResume(TrainingError):
+    """A run that cannot go on here to where it would have gone."""
+
+
+class LostProcess(TrainingError):
+    """Another process of this training ended."""
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM (`number`) ended training in good order."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number

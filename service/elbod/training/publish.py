@@ -41,6 +41,8 @@ class History:
     skipped_steps: int
     steps_per_second: float  # of training alone
     wall_time: float  # seconds, everything
+    run: str
+    publication: int  # which of the run's versions it is
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def training_record(material: Material, history: History) -> dict[str, Any]:
         },
         "split": {"protocol": material.recipe.protocol, **material.parts.sizes},
         "seed": material.seed,
+        "run": {"id": history.run, "publication": history.publication},
         "device": material.device.type,
         "threads": torch.get_num_threads(),
         "steps": history.steps,

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from elbod.generators.device import choose_device
 from elbod.training import datasets
 from elbod.training.errors import TrainingError
 from elbod.training.held_out import rows_to_score
+from elbod.training.identity import Identity
 from elbod.training.progress import Listener
 from elbod.training.recipes import Recipe, command_line
+from elbod.training.run import newest_unfinished
 from elbod.training.worker import promote, run_training
 from elbod_store import Manifest, ModelStore, StoreError, Unavailable, UnknownModel
 
@@ -71,16 +74,20 @@ def train_if_changed(
     device: str,
     alias: str | None,
     gated: bool,
+    publish_every: int | None,
     progress: Listener,
     **options: Any,
 ) -> None:
-    """Train, unless the newest version is of the data as they are now, by this recipe and seed; then its alias is moved
-    if that was not done.
+    """Train, unless the newest version is of the data as they are now, by this recipe and seed, and its run has ended;
+    then its alias is moved if that was not done.
 
     Raises TrainingError and the store's StoreError.
     """
-    newest = _trained_already(store, name, recipe, seed)
-    if newest is None:
+    digest = datasets.load(recipe.data, recipe.image_size).digest
+    newest = _newest(store, name)
+    same = newest is not None and _trained_on(newest) == (command_line(recipe, seed), digest)
+    identity = Identity(name, recipe, seed, digest, choose_device(device).type, 1, publish_every)
+    if newest is None or not same or newest_unfinished(store, identity, progress) is not None:
         run_training(
             recipe,
             store,
@@ -89,23 +96,27 @@ def train_if_changed(
             device=device,
             alias=alias,
             gated=gated,
+            publish_every=publish_every,
             progress=progress,
+            # Of these data and no others, so that a worker that was killed goes on when it is started again.
+            resume=True,
             **options,
         )
         return
     progress.note(f"{newest.name}@{newest.version} was trained on these data")
-    if alias is not None and store.aliases(name).get(alias) != newest.version:
+    if alias is not None:
         test = torch.from_numpy(rows_to_score(newest, None).x) if gated else None
         promote(store, newest, alias, test, recipe.num_samples, progress)
 
 
-def _trained_already(store: ModelStore, name: str, recipe: Recipe, seed: int) -> Manifest | None:
+def _newest(store: ModelStore, name: str) -> Manifest | None:
     try:
-        newest = store.resolve(f"{name}@latest")
+        return store.resolve(f"{name}@latest")
     except UnknownModel:
         return None
-    data = newest.training.get("data")
-    known = data.get("digest") if isinstance(data, dict) else None
-    if newest.training.get("command") != command_line(recipe, seed):
-        return None
-    return newest if known == datasets.load(recipe.data, recipe.image_size).digest else None
+
+
+def _trained_on(manifest: Manifest) -> tuple[object, object]:
+    """The command that trained a version, and the digest of its data."""
+    data = manifest.training.get("data")
+    return manifest.training.get("command"), data.get("digest") if isinstance(data, dict) else None

@@ -3,7 +3,8 @@
 import contextlib
 import getpass
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +16,28 @@ from elbod.generators.device import choose_device
 from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from elbod.training import datasets
 from elbod.training.datasets import Dataset
-from elbod.training.errors import InvalidDataset, InvalidRecipe
+from elbod.training.errors import Diverged, InvalidDataset, InvalidRecipe, NotPromoted, RefusedModel
 from elbod.training.gate import best_alias, promote_if_not_worse
+from elbod.training.identity import Identity
 from elbod.training.loop import Loop, Point, derive_seed
 from elbod.training.metrics import headline
+from elbod.training.parallel import Group, join, launched
+from elbod.training.pauses import Signals
 from elbod.training.progress import Listener, Silence
 from elbod.training.publish import History, Material, make_draft
 from elbod.training.recipes import Recipe
+from elbod.training.run import Follower, Run, newest_unfinished, unfinished
 from elbod.training.splits import Labels, Split, fashion_split, split
-from elbod_store import Conflict, Manifest, ModelStore
+from elbod.training.state import State
+from elbod_store import Conflict, Draft, Manifest, ModelStore, UnknownAlias
+from elbod_store.canonical import canonical
 from elbod_store.names import check_alias, check_name
 
 _MAX_LEVELS = 65_536
 # Without a given label a row is scored under each of them.
 _MAX_LABELS = 1_000
+# Seconds between two states of a run.
+SAVE_EVERY = 600.0
 
 
 def run_training(
@@ -42,80 +51,181 @@ def run_training(
     gated: bool = False,
     publish_every: int | None = None,
     keep: int | None = None,
+    save_every: float = SAVE_EVERY,
+    resume: str | bool = False,
     progress: Listener | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
     The final version has the weights of the best held-out bound. With `publish_every`, the weights of every so many
     epochs become a version too, so that a service can be watched learning. `alias` is moved to the final version, if
     `gated` only when it is not worse than the best that ever held it (`elbod.training.gate`). With `keep`, all but the
-    newest `keep` versions are retired, except those that an alias names. The same recipe, data, seed, machine and
-    number of threads give the same weights.
-    Raises TrainingError and the store's StoreError; whatever happens, a version is published whole or not at all.
+    newest `keep` versions are retired, except those that an alias names. The same recipe, data, seed, machine, number
+    of threads and of processes give the same weights.
+
+    The run's state goes to the store every `save_every` seconds (0: after every epoch), and at the first SIGINT or
+    SIGTERM. `resume` names a run to go on with, to the weights that it would have had, or is True for the newest
+    unfinished run that trains just this; without one a new run begins. Under `torchrun` all processes train together,
+    the first one publishes, and all of them return its manifest. `on_step` is told each step of every write.
+
+    Raises TrainingError, Stopped and the store's StoreError; whatever happens, a version is published whole or not at
+    all.
     """
     started = time.perf_counter()
-    progress = progress or Silence()
     name = check_name(name or recipe.name)
     if alias is not None:
         check_alias(alias)
         best_alias(alias)
-    # Whatever is wrong with the store is said before an hour of training, not after it.
-    store.probe()
     place = _device(device)
-    dataset = datasets.load(recipe.data, recipe.image_size)
-    with _threads(recipe.threads):
-        generator, parts = prepare(recipe, dataset, seed)
-        material = Material.of(name, recipe, dataset, parts, generator, seed, place)
-        size = sum(tensor.numel() for tensor in generator.state_dict().values())
-        progress.note(
-            f"training {name}: {recipe.family}, {size:,} weights, "
-            + ", ".join(f"{rows:,} {part}" for part, rows in parts.sizes.items())
-            + f" rows of {dataset.name}, {place.type}"
-        )
-        loop = Loop(generator, parts, recipe, seed, place, also_every=publish_every)
+    with join(place) as group:
+        progress = progress if progress is not None and group.first else Silence()
+        if group.first:
+            # Whatever is wrong with the store is said before an hour of training, not after it.
+            store.probe()
+        dataset = datasets.load(recipe.data, recipe.image_size)
+        with _threads(recipe.threads):
+            generator, parts = prepare(recipe, dataset, seed)
+            material = Material.of(name, recipe, dataset, parts, generator, seed, place)
+            identity = Identity(name, recipe, seed, material.digest, place.type, group.size, publish_every)
+            group.agree(canonical(identity.to_json()), "recipe, data, seed and machine")
+            size = sum(tensor.numel() for tensor in generator.state_dict().values())
+            progress.note(
+                f"training {name}: {recipe.family}, {size:,} weights, "
+                + ", ".join(f"{rows:,} {part}" for part, rows in parts.sizes.items())
+                + f" rows of {dataset.name}, {place.type}"
+                + (f", {group.size} processes" if group.size > 1 else "")
+            )
+            loop = Loop(generator, parts, recipe, seed, place, also_every=publish_every, group=group)
+            if not group.first:
+                _follow(loop, group)
+                return store.manifest(name, int(group.share(b"")))
+            options = {"progress": progress, "save_every": save_every, "on_step": on_step}
+            run = _open_run(store, identity, resume, {"alias": alias, "gated": gated, "keep": keep}, options)
+            with contextlib.closing(run):
+                _restore(loop, group.share(run.state()), run)
+                try:
+                    manifest = _train(loop, run, material, store, publish_every, keep, progress)
+                except (Diverged, RefusedModel):
+                    # It would end like this again.
+                    run.finish()
+                    raise
+                _report(manifest, progress)
+                progress.note(f"published {name}@{manifest.version} in {time.perf_counter() - started:.1f} s")
+                refused = None
+                if alias is not None:
+                    test = torch.from_numpy(parts.test).to(place) if gated else None
+                    try:
+                        promote(store, manifest, alias, test, recipe.num_samples, progress)
+                    except NotPromoted as error:
+                        refused = error
+                _retire(store, name, keep, progress)
+                run.finish()
+            group.share(str(manifest.version).encode())
+            if refused is not None:
+                raise refused
+    return manifest
 
-        def publish(weights: Generator, point: Point) -> Manifest:
+
+def _train(
+    loop: Loop,
+    run: Run,
+    material: Material,
+    store: ModelStore,
+    publish_every: int | None,
+    keep: int | None,
+    progress: Listener,
+) -> Manifest:
+    """Every version of the run, published; the manifest of the last."""
+
+    def publish(weights: Generator, point: Point) -> Manifest:
+        def draft() -> Draft:
             history = History(
                 point=point,
                 curve=tuple(loop.curve),
                 steps=loop.steps,
                 skipped_steps=loop.skipped_steps,
                 steps_per_second=loop.steps_per_second,
-                wall_time=time.perf_counter() - started,
+                wall_time=run.wall_time,
+                run=run.id,
+                publication=run.publications,
             )
-            return store.publish(make_draft(weights, material, history))
+            return make_draft(weights, material, history)
 
-        manifest, published = None, None
-        progress.begin(recipe.epochs)
-        try:
-            for point in loop.points():
+        return run.publish(draft)
+
+    manifest, published = None, None
+    progress.begin(material.recipe.epochs)
+    try:
+        with run.signals:
+            for point in loop.points(run):
                 progress.point(point, loop.steps_per_second)
                 if publish_every is not None and point.epoch % publish_every == 0:
                     manifest, published = publish(loop.current, point), point
                     progress.note(f"published {manifest.name}@{manifest.version}: {_bound(manifest)}")
-                    _retire(store, name, keep, progress)
-        finally:
-            progress.end()
-        if loop.skipped_steps:
-            progress.note(f"skipped {loop.skipped_steps} of {loop.steps} steps: their objective was not finite")
-        assert loop.best_point is not None
-        if manifest is None or published is not loop.best_point:
-            manifest = publish(loop.best, loop.best_point)
-    _report(manifest, progress)
-    progress.note(f"published {name}@{manifest.version} in {time.perf_counter() - started:.1f} s")
-    try:
-        if alias is not None:
-            test = torch.from_numpy(parts.test).to(place) if gated else None
-            promote(store, manifest, alias, test, recipe.num_samples, progress)
+                    _retire(store, material.name, keep, progress)
     finally:
-        _retire(store, name, keep, progress)
+        progress.end()
+    if run.signals.number is not None:
+        run.stop()
+    if loop.skipped_steps:
+        progress.note(f"skipped {loop.skipped_steps} of {loop.steps} steps: their objective was not finite")
+    assert loop.best_point is not None
+    if manifest is None or published is not loop.best_point:
+        manifest = publish(loop.best, loop.best_point)
     return manifest
+
+
+def _follow(loop: Loop, group: Group) -> None:
+    """Train along with the first process."""
+    _restore(loop, group.share(b""))
+    with Signals() as signals:
+        for _ in loop.points(Follower(signals)):
+            pass
+
+
+def _open_run(
+    store: ModelStore, identity: Identity, resume: str | bool, arguments: dict[str, Any], options: dict[str, Any]
+) -> Run:
+    """The run that `resume` asks for, or a new one; says which."""
+    progress, who = options["progress"], _who()
+    entry = None
+    if isinstance(resume, str):
+        entry = unfinished(store, resume)
+    elif resume:
+        entry = newest_unfinished(store, identity, progress)
+        if entry is None:
+            progress.note(f"no unfinished run of {identity.name} by this recipe on these data: a new one begins")
+    if entry is None:
+        run = Run.begin(store, identity, arguments, who, **options)
+        progress.note(f"run {run.id}: if it is interrupted, `elbod train --resume {run.id}` goes on")
+        return run
+    for warning in identity.check(entry):
+        progress.note(warning)
+    run = Run.resume(store, entry, who, **options)
+    at = f"from step {entry.step:,} in epoch {entry.epoch:,}" if entry.blobs else "from the start"
+    progress.note(f"run {run.id}: resumed {at}, saved {entry.when:%Y-%m-%d %H:%M} UTC")
+    return run
+
+
+def _restore(loop: Loop, raw: bytes, run: Run | None = None) -> None:
+    if raw:
+        state = State.unpack(raw)
+        loop.restore(state)
+        if run is not None:
+            run.restore(state)
 
 
 def promote(
     store: ModelStore, manifest: Manifest, alias: str, test: torch.Tensor | None, samples: int, progress: Listener
 ) -> None:
-    """Move the alias to a version; given test rows, only if it passes the gate. Raises NotPromoted, StoreError."""
+    """Move the alias to a version that never held it; given test rows, only if it passes the gate.
+
+    One that held it was promoted before an interruption, or rolled back for a reason. Raises NotPromoted, StoreError.
+    """
+    with contextlib.suppress(UnknownAlias):
+        if any(entry.version == manifest.version for entry in store.history(manifest.name, alias)):
+            return
     why = f"elbod train: {_bound(manifest)}"
     passed = ""
     if test is None:
@@ -208,7 +318,10 @@ def cut(recipe: Recipe, dataset: Dataset, likelihood: Likelihood) -> Split:
 
 def _device(name: str) -> torch.device:
     try:
-        return choose_device(name)
+        place = choose_device(name)
+        _, local, size = launched()
+        # Processes that train together have a GPU each.
+        return choose_device(f"cuda:{local}") if size > 1 and place.type == "cuda" else place
     except ValueError as error:
         raise InvalidRecipe(str(error)) from error
 

@@ -1,0 +1,45 @@
+"""A worker to be killed. `python trainer.py STORE SAVE_EVERY [RUN [STEP NTH]]` trains and kills itself at that step.
+
+RUN is a run to resume, `new`, or `newest`; STEP is what `run_training` tells `on_step`.
+"""
+
+import os
+import signal
+import sys
+
+from elbod.training import recipes
+from elbod.training.progress import console_listener
+from elbod.training.worker import run_training
+from elbod_store import ModelStore
+
+# Bits drawn anew at every visit, dropout, and a last epoch that is importance-weighted: all that is random in training.
+SETTINGS = (
+    *("hidden=24", "latent_dim=3", "dropout=0.2", "epochs=8", "batch_size=64", "evaluate_every=3", "patience=5"),
+    *("importance_epochs=1", "importance_draws=3", "num_samples=2", "num_importance_samples=2"),
+)
+RECIPE = recipes.override(recipes.recipe("digits"), SETTINGS)
+
+
+def main(store: str, save_every: str, run: str = "new", step: str = "", nth: str = "1") -> None:
+    left = int(nth)
+
+    def on_step(done: str) -> None:
+        nonlocal left
+        left -= done == step
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_training(
+        RECIPE,
+        ModelStore.open(store),
+        alias="production",
+        publish_every=2,
+        save_every=float(save_every),
+        resume={"new": False, "newest": True}.get(run, run),
+        progress=console_listener(),
+        on_step=on_step,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
