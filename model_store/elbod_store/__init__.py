@@ -24,10 +24,12 @@ from elbod_store.errors import (
     UnknownVersion,
     Unsupported,
 )
+from elbod_store.gc import Garbage
 from elbod_store.manifest import AliasEntry, Blob, Manifest, RunEntry, model_digest
 from elbod_store.names import Reference, parse_reference
 from elbod_store.registry import ModelStore
 from elbod_store.runs import RunDraft
+from elbod_store.verify import Finding
 from elbod_store.watch import Watch
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "Conflict",
     "Corrupt",
     "Draft",
+    "Finding",
+    "Garbage",
     "InvalidDraft",
     "InvalidName",
     "Manifest",

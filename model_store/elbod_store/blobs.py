@@ -42,7 +42,18 @@ def present(objects: Objects, blob: Blob) -> bool:
 
 def read(objects: Objects, blob: Blob) -> bytes:
     """All the bytes, verified. Raises Corrupt."""
-    return b"".join(_verified(_from_store(objects, blob), blob, _place(objects, blob)))
+    return b"".join(verified(objects, blob))
+
+
+def verified(objects: Objects, blob: Blob) -> Iterator[bytes]:
+    """The bytes in chunks, which are the blob's only if no Corrupt comes in place of the end."""
+    return _verified(_from_store(objects, blob), blob, _place(objects, blob))
+
+
+def check(objects: Objects, blob: Blob) -> None:
+    """Read and hash all of it. Raises Corrupt."""
+    for _ in verified(objects, blob):
+        pass
 
 
 def fetch(objects: Objects, blob: Blob, cache: Path) -> Path:
@@ -64,7 +75,7 @@ def fetch(objects: Objects, blob: Blob, cache: Path) -> Path:
             return cached
         cache.mkdir(parents=True, exist_ok=True)
         with _new_file(cached) as partial:
-            for chunk in _verified(_from_store(objects, blob), blob, _place(objects, blob)):
+            for chunk in verified(objects, blob):
                 partial.write(chunk)
         return cached
     except OSError as error:

@@ -7,7 +7,8 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import unquote, urlsplit
@@ -36,6 +37,15 @@ _S3_REASONS: Final = {
 
 # obstore's threads live once per process, from its first request on, and do not survive a fork: the child would hang.
 _first_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key, its size in bytes, and when it was last written."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 @final
@@ -115,6 +125,18 @@ class Objects:
         """The keys under `prefix` that come after the key `after`, sorted here: a local folder lists unsorted."""
         with self._errors("list", prefix):
             return sorted(item["path"] for page in obstore.list(self._store, prefix, offset=after) for item in page)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every key under `prefix`, with its size and when it was last written."""
+        with self._errors("list", prefix):
+            for page in obstore.list(self._store, prefix):
+                for item in page:
+                    yield Entry(item["path"], item["size"], item["last_modified"])
+
+    def modified(self, key: str) -> datetime:
+        """When the key was last written. Raises NotFound."""
+        with self._errors("read", key):
+            return obstore.head(self._store, key)["last_modified"]
 
     def children(self, prefix: str) -> list[str]:
         """The next path segments under `prefix`, sorted. A local folder may name empty ones."""

@@ -58,9 +58,14 @@ def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None]) -> M
     return manifest
 
 
-def _fields(draft: Draft, described: dict[str, Blob]) -> dict[str, Any]:
-    """All of the manifest but its version and checksum."""
-    identity: dict[str, Any] = {
+def draft_digest(draft: Draft) -> str:
+    """The model digest that the draft would have. Raises InvalidDraft if its weights cannot be read."""
+    return model_digest(**_identity(draft), weights=blobs.describe(draft.weights).digest)
+
+
+def _identity(draft: Draft) -> dict[str, Any]:
+    """What decides the model's numbers, but for the weights."""
+    return {
         "family": draft.family,
         "spec": plain(draft.spec),
         "likelihood": draft.likelihood,
@@ -69,6 +74,11 @@ def _fields(draft: Draft, described: dict[str, Blob]) -> dict[str, Any]:
         "binarization": draft.binarization,
         "labels": None if draft.labels is None else list(draft.labels),
     }
+
+
+def _fields(draft: Draft, described: dict[str, Blob]) -> dict[str, Any]:
+    """All of the manifest but its version and checksum."""
+    identity = _identity(draft)
     named = {
         label: {"digest": described[label].digest, "size": described[label].size} if label in described else None
         for label in ("weights", "reference", "calibration")

@@ -3,14 +3,15 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from elbod_store import aliases, blobs, log, runs
+from elbod_store import aliases, blobs, gc, log, runs, transfer
 from elbod_store.catalogue import look
-from elbod_store.draft import Draft
-from elbod_store.errors import Conflict, Corrupt, StoreError, Unsupported
+from elbod_store.draft import Draft, check
+from elbod_store.errors import Conflict, Corrupt, InvalidDraft, StoreError, Unsupported
+from elbod_store.gc import Garbage
 from elbod_store.manifest import SCHEMA, AliasEntry, Blob, Manifest, RunEntry, decode_manifest, seal
 from elbod_store.names import (
     Reference,
@@ -22,9 +23,10 @@ from elbod_store.names import (
     versions_prefix,
 )
 from elbod_store.objects import Objects
-from elbod_store.publish import publish
+from elbod_store.publish import draft_digest, publish
 from elbod_store.resolution import load, model_names, resolve, unknown_model, unknown_version
 from elbod_store.runs import RunDraft
+from elbod_store.verify import Finding, verify
 from elbod_store.watch import Watch
 
 
@@ -45,7 +47,7 @@ class ModelStore:
 
     @classmethod
     def open(cls, url: str | Path, *, cache_dir: Path | None = None) -> "ModelStore":
-        """The store at `url`: `file:///path`, a bare path, or `memory://`. A missing local folder is created.
+        """The store at `url`: `file:///path`, a bare path, `s3://bucket/prefix`, or `memory://` (see `Objects.open`).
 
         `cache_dir` holds verified copies of blobs that are not on this machine's disk anyway; it may be shared by
         stores and processes, and deleted at any time. Default: `elbod` in the user's cache folder.
@@ -203,6 +205,45 @@ class ModelStore:
     def read(self, blob: Blob) -> bytes:
         """The blob's bytes, hashed in this very call. Raises Corrupt."""
         return blobs.read(self.objects, blob)
+
+    # Keeping house
+
+    def garbage(self, *, grace: timedelta = gc.GRACE, now: datetime | None = None) -> list[Garbage]:
+        """Blobs older than `grace` that no live version and no run's newest state names.
+
+        Raises Corrupt or Unsupported if a manifest or run is unreadable, since nobody knows then what it names.
+        """
+        return gc.find(self.objects, grace, now or datetime.now(UTC))
+
+    def delete_garbage(
+        self, garbage: Iterable[Garbage], *, on_deleted: Callable[[Garbage], None] = lambda _: None
+    ) -> None:
+        """Delete what `garbage` found, but for what was written again since."""
+        gc.delete(self.objects, garbage, on_deleted)
+
+    def verify(self) -> Iterator[Finding]:
+        """Read and hash everything that is live again, a finding for each thing looked at. Raises Unavailable."""
+        return verify(self.objects)
+
+    def export(self, reference: str, folder: Path) -> Manifest:
+        """Write a version into a new folder in the layout of the Hugging Face Hub. Raises as `resolve`; Unavailable."""
+        manifest = self.resolve(reference)
+        transfer.export(self.objects, manifest, folder)
+        return manifest
+
+    def import_(self, folder: Path, name: str | None = None) -> Manifest:
+        """Publish an exported folder, under its own name or another. Its model digest is that of the original.
+
+        Raises InvalidDraft, also if the folder's weights or description are not those that its digest is of.
+        """
+        draft, digest = transfer.draft_of(folder, name)
+        check(draft)
+        found = draft_digest(draft)
+        if found != digest:
+            raise InvalidDraft(
+                f"{folder} has the model digest {found}, its config.json says {digest}: it was altered since its export"
+            )
+        return self.publish(draft)
 
     # Start
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from elbod import __version__
-from elbod.cli import keys
+from elbod.cli import keys, models
 from elbod.cli.demo import demo
 from elbod.cli.encode import encode
 from elbod.cli.sample import sample
@@ -27,6 +27,7 @@ app.command()(score)
 app.command()(serve)
 app.command(cls=TrainCommand)(train)
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 
 
 @app.command()
