@@ -1,8 +1,7 @@
 """Create the bucket of a store, unless it is there: `create_bucket.py s3://bucket/prefix [SECONDS]`.
 
-A store that does not answer, or fails, is asked again for so many seconds, 60 by default: not every container engine
-waits for its health. The service and the credentials are those of elbod itself: AWS_ENDPOINT_URL, AWS_REGION,
-AWS_SHARED_CREDENTIALS_FILE.
+A store that does not answer, or fails, is asked again for so many seconds, 120 by default. Service and credentials are
+those of elbod itself: AWS_ENDPOINT_URL, AWS_REGION, AWS_SHARED_CREDENTIALS_FILE.
 """
 
 import sys
@@ -23,7 +22,7 @@ class _Refused(Exception):
     """By the store, which would say the same again."""
 
 
-def create(url: str, patience: float = 60.0) -> str:
+def create(url: str, patience: float = 120.0) -> str:
     """What was done, in a sentence. Raises StoreError, OSError when `patience` seconds are over, and _Refused."""
     bucket = urlsplit(url).netloc
     store = S3Store(bucket, client_options={"allow_http": True}, config=credentials_from_file())  # type: ignore[arg-type]

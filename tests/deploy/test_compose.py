@@ -159,12 +159,18 @@ def test_whoever_is_waited_for_can_be_waited_for() -> None:
 
 
 def test_who_uses_the_store_waits_for_its_bucket() -> None:
-    for service in OURS.values():
-        waits = service["depends_on"]
+    for name in COMMANDS:
+        waits = SERVICES[name]["depends_on"]
         assert waits["store"]["condition"] == "service_healthy"
-        if "ELBOD_STORE" in service["environment"]:
-            assert waits["store-init"]["condition"] == "service_completed_successfully"
-            assert service["environment"]["ELBOD_STORE"] == SERVICES["store-init"]["command"][0]
+        assert waits["store-init"]["condition"] == "service_completed_successfully"
+        assert SERVICES[name]["environment"]["ELBOD_STORE"] == SERVICES["store-init"]["command"][0]
+
+
+def test_nobody_waits_for_the_end_of_what_waits_itself() -> None:
+    # podman could not start it.
+    for service in SERVICES.values():
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] == "service_healthy" or "depends_on" not in SERVICES[other]
 
 
 def test_only_the_service_and_grafana_are_reached_from_outside_and_by_loopback() -> None:

@@ -101,6 +101,8 @@ def test_versions_that_the_worker_publishes_are_served_one_after_the_other_until
     url = composition.wait_ready()
     key = (composition.secrets / "api-key").read_text()
     with httpx.Client(base_url=url, timeout=30) as http:
+        # Healthy is a service of which one worker is ready; the next connection may be the other's.
+        wait_for(lambda: "\nelbod_ready_workers 2.0\n" in http.get("/metrics", headers=bearer(key)).text, 30)
         assert http.get("/readyz").status_code == 200
         assert http.post("/sample", json={}).status_code == 401
 
