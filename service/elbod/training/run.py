@@ -86,7 +86,7 @@ class Run:
 
     @property
     def wall_time(self) -> float:
-        """Seconds of training so far, those before an interruption among them and those that it cost not."""
+        """Seconds until now that count: an interruption's own do not, nor do those of work that it lost."""
         return time.monotonic() - self._started
 
     # Pauses of the loop
