@@ -114,6 +114,8 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        cause = str(error).partition("\n")[0]
         raise LostProcess(
-            f"process {os.environ.get('RANK')}: another process of this training ended, its own message says why"
+            f"process {os.environ.get('RANK')}: another process of this training ended, its own message says why "
+            f"({cause})"
         ) from error
