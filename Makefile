@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint compose-local bench bench-fashion bench-training bench-precision mutations adversary clean
+.PHONY: install install-dev demo test lint compose-local bench bench-fashion bench-training bench-precision bench-store mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -56,6 +56,10 @@ bench-training: install-dev
 
 bench-precision: install
 	$(BIN)/python benchmarks/precision.py
+
+# What the model store costs: 1 GiB published, 10,000 versions looked up.
+bench-store: install-dev
+	$(BIN)/python benchmarks/store.py
 
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev

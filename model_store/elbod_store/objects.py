@@ -8,32 +8,21 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
+from obstore.store import LocalStore, MemoryStore, ObjectStore
 
-from elbod_store.credentials import credentials_from_file
+from elbod_store import s3
 from elbod_store.errors import NotFound, Unavailable, Unsupported
 
 CHUNK: Final = 8 * 1024 * 1024
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C: is a drive
-
-_S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
-_S3_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
-_S3_REASONS: Final = {
-    "AccessDenied": "these credentials may not do that",
-    "InvalidAccessKeyId": "the service does not know the access key: check AWS_ACCESS_KEY_ID",
-    "NoSuchBucket": "there is no such bucket: create it first",
-    "RequestTimeTooSkewed": "this machine's clock differs from the service's: set it right",
-    "SignatureDoesNotMatch": "the secret does not belong to the access key: check AWS_SECRET_ACCESS_KEY",
-    "SlowDown": "the service is busy",
-}
 
 # obstore's threads live once per process, from its first request on, and do not survive a fork: the child would hang.
 _first_pid: int | None = None
@@ -70,7 +59,7 @@ class Objects:
         if url == "memory://":
             return cls(MemoryStore(), "memory://")
         if isinstance(url, str) and url.startswith("s3:"):
-            return cls(_s3_store(url), url)
+            return cls(s3.connect(url), url)
         root = _folder(url)
         try:
             made = [folder for folder in (root, *root.parents) if not folder.exists()]
@@ -185,7 +174,7 @@ class Objects:
             raise self._unavailable(verb, key, error) from error
 
     def _unavailable(self, verb: str, key: str, error: Exception) -> Unavailable:
-        return Unavailable(f"cannot {verb} {key} in {self.url}: {_reason(error)}")
+        return Unavailable(f"cannot {verb} {key} in {self.url}: {s3.reason(error) or _first_line(error)}")
 
 
 def _refuse_after_fork() -> None:
@@ -197,24 +186,6 @@ def _refuse_after_fork() -> None:
             f"the model store was used in process {_first_pid} and then forked into {os.getpid()}, where its threads "
             "do not exist: start workers with the 'spawn' method"
         )
-
-
-def _s3_store(url: str) -> S3Store:
-    parts = urlsplit(url)
-    if not url.startswith("s3://") or not parts.netloc or "@" in parts.netloc or parts.query + parts.fragment:
-        raise Unsupported(f"{url!r} is no place in an S3 service: write it as s3://bucket/prefix")
-    plain = any(os.environ.get(name, "").startswith("http://") for name in _S3_ENDPOINTS)
-    try:
-        return S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            client_options={"allow_http": plain, "connect_timeout": "5s", "timeout": "60s"},
-            # Somebody waits: the default goes on for three minutes.
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
-            config=credentials_from_file(),  # type: ignore[arg-type]
-        )
-    except BaseError as error:
-        raise Unavailable(f"cannot open the store at {url}: {_first_line(error)}") from error
 
 
 def _folder(url: str | Path) -> Path:
@@ -240,14 +211,6 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    """What an S3 service means by its error codes; else obstore's own words."""
-    code = _S3_CODE.search(str(error))
-    if code is None:
-        return _first_line(error)
-    return f"{_S3_REASONS[code[1]]} ({code[1]})" if code[1] in _S3_REASONS else code[1]
 
 
 def _first_line(error: Exception) -> str:

@@ -24,7 +24,14 @@ from elbod_store.names import (
 )
 from elbod_store.objects import Objects
 from elbod_store.publish import draft_digest, publish
-from elbod_store.resolution import load, model_names, resolve, unknown_model, unknown_version
+from elbod_store.resolution import (
+    load,
+    model_names,
+    resolve,
+    resolve_directly,
+    unknown_model,
+    unknown_version,
+)
 from elbod_store.runs import RunDraft
 from elbod_store.verify import Finding, verify
 from elbod_store.watch import Watch
@@ -95,7 +102,8 @@ class ModelStore:
         UnknownAlias, Retired, Corrupt, Unsupported.
         """
         parsed: Reference = parse_reference(reference)
-        return resolve(self.objects, parsed, look(self.objects, parsed.name))
+        found = resolve_directly(self.objects, parsed)
+        return found or resolve(self.objects, parsed, look(self.objects, parsed.name))
 
     def watch(self, name: str) -> Watch:
         """A watch on one model, which need not exist yet."""

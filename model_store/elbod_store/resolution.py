@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 
+from elbod_store import log
 from elbod_store.catalogue import Catalogue
 from elbod_store.errors import (
     Corrupt,
@@ -14,7 +15,16 @@ from elbod_store.errors import (
     Unsupported,
 )
 from elbod_store.manifest import AliasEntry, Manifest, decode_entry, decode_manifest
-from elbod_store.names import LATEST, Reference, alias_prefix, check_name, numbered, version_key
+from elbod_store.names import (
+    LATEST,
+    Reference,
+    alias_prefix,
+    check_name,
+    numbered,
+    trash_key,
+    version_key,
+    versions_prefix,
+)
 from elbod_store.objects import Objects
 
 DEFAULT_ALIAS = "production"
@@ -49,6 +59,33 @@ def resolve(
     except (Corrupt, Unsupported) as error:
         refused[version] = error
         raise
+
+
+def resolve_directly(objects: Objects, reference: Reference) -> Manifest | None:
+    """As `resolve`, by requests whose number does not grow with the model's history: for a log a hint, a list after it
+    and an entry, then the manifest and whether it was retired.
+
+    None where only the whole listing tells what is meant, or what is wrong. Raises Corrupt, Unsupported, Unavailable.
+    """
+    name, version = reference.name, reference.version
+    if version is None and reference.alias != LATEST:
+        alias = reference.alias or DEFAULT_ALIAS
+        number = log.newest(objects, alias_prefix(name, alias))
+        version = read_entry(objects, name, alias, number).version if number else None
+        if version is None and reference.alias is not None:
+            return None
+    named = version is not None
+    if version is None and not (version := log.newest(objects, versions_prefix(name))):
+        return None
+    try:
+        manifest = decode_manifest(objects.get(version_key(name, version)), name, version)
+    except NotFound:
+        return None
+    except (Corrupt, Unsupported):
+        if named:
+            raise
+        return None
+    return None if objects.exists(trash_key(name, version)) else manifest
 
 
 def load(objects: Objects, name: str, version: int, catalogue: Catalogue) -> Manifest:

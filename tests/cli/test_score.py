@@ -221,7 +221,7 @@ def test_people_get_lines_and_a_table_of_every_row(run, store, rows, tmp_path):
     ("arguments", "message"),
     [
         (["--importance-samples", "10000000"], "--importance-samples is 10000000, the limit is 16384"),
-        (["--output", "scores.txt"], "the ending must be one of .csv, .jsonl, .npz, .parquet"),
+        (["--output", "scores.txt"], "the ending must be .csv or .jsonl or .npz or .parquet"),
         (["--output", "nowhere/scores.csv"], "no folder nowhere"),
         (["--against", "coarse"], "levels 17, coarse@1 9"),
         (["--against", "linear"], "events of shape (8, 8), linear@1 (6,)"),

@@ -13,6 +13,8 @@ def test_the_public_names_are_these() -> None:
         "Conflict",
         "Corrupt",
         "Draft",
+        "Finding",
+        "Garbage",
         "InvalidDraft",
         "InvalidName",
         "Manifest",

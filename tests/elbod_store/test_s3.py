@@ -1,7 +1,9 @@
 """What goes wrong with an S3 service, in one line that says what to do; and a service that is away for a while."""
 
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -19,7 +21,7 @@ from tests.support import LEVELS, Server, publish, wait_for
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, None, "check AWS_SECRET_ACCESS_KEY"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, None, "check AWS_ACCESS_KEY_ID"),
         ({}, "s3://absent/models", "there is no such bucket: create it first"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, None, "error sending request"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, None, "the service cannot be reached"),
     ],
 )
 def test_a_service_that_refuses_is_named_with_the_reason(
@@ -88,6 +90,33 @@ def test_a_service_that_is_away_costs_no_answer_and_a_publication_can_be_tried_a
         assert publish(store, "levels", LEVELS, seed=1).version == 2
         store.promote("levels", "production", 2, **WHO)
         wait_for(lambda: version() == 2, 60)
+
+
+class Skewed(BaseHTTPRequestHandler):
+    """An S3 server in whose eyes the caller's clock is wrong."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>RequestTimeTooSkewed</Code><Message>too far apart</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_clock_that_is_wrong_is_said_to_be(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Skewed) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        try:
+            with pytest.raises(Unavailable, match="this machine's clock is wrong"):
+                ModelStore.open(s3_url, cache_dir=tmp_path).names()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_server_of_the_tests_is_the_real_one(seaweed: Seaweed) -> None:
