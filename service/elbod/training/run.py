@@ -13,8 +13,11 @@ from elbod.training.identity import Identity
 from elbod.training.pauses import Pause, Signals
 from elbod.training.progress import Listener
 from elbod.training.state import State
-from elbod_store import Draft, Manifest, ModelStore, RunDraft, RunEntry, StoreError, Unavailable
+from elbod_store import Conflict, Draft, Manifest, ModelStore, RunDraft, RunEntry, StoreError, Unavailable
 from elbod_store.names import check_run
+
+# How often a run is taken over at its newest entry, before its driver's next save is in the way.
+_TAKE_OVERS = 10
 
 
 @final
@@ -60,7 +63,20 @@ class Run:
 
     @classmethod
     def resume(cls, store: ModelStore, entry: RunEntry, who: str, **options: Any) -> "Run":
-        """Take over a run where `entry`, its newest, says that it is. Raises Conflict if another worker just did."""
+        """Take over a run where `entry`, its newest, says that it is, or where it has come since.
+
+        Raises CannotResume if it has ended meanwhile, Conflict if others write to it all the time.
+        """
+        for _ in range(_TAKE_OVERS):
+            try:
+                return cls._take_over(store, entry, who, **options)
+            except Conflict:
+                # Whoever drives it has just saved: that is where to go on.
+                entry = unfinished(store, entry.run)
+        return cls._take_over(store, entry, who, **options)
+
+    @classmethod
+    def _take_over(cls, store: ModelStore, entry: RunEntry, who: str, **options: Any) -> "Run":
         draft = RunDraft(
             run=entry.run,
             worker=uuid.uuid4().hex,
@@ -74,6 +90,11 @@ class Run:
         )
         # From now on whoever else drives the run finds its next number taken.
         return cls(store, store.append_run(draft, expected=entry.number), draft, **options)
+
+    @property
+    def entry(self) -> RunEntry:
+        """The newest entry, this worker's own."""
+        return self._entry
 
     def state(self) -> bytes:
         """The newest state, verified; nothing if none was saved. Raises Corrupt."""

@@ -203,6 +203,8 @@ def _open_run(
     for warning in identity.check(entry):
         progress.note(warning)
     run = Run.resume(store, entry, who, **options)
+    # Another worker may have saved it once more.
+    entry = run.entry if run.entry.step > entry.step else entry
     at = f"from step {entry.step:,} in epoch {entry.epoch:,}" if entry.blobs else "from the start"
     progress.note(f"run {run.id}: resumed {at}, saved {entry.when:%Y-%m-%d %H:%M} UTC")
     return run
