@@ -235,18 +235,23 @@ def test_the_first_error_ends_the_call_and_what_waits_is_not_sent() -> None:
     assert len(server.asked) <= 4
 
 
+def busy_seconds(server: Server) -> float:
+    seconds: float = httpx.get(f"{server.url}/healthz").json()["busy_seconds"]
+    return seconds
+
+
 def test_a_call_that_is_cancelled_leaves_no_request(server: Server, levels_rows: Any) -> None:
     async def ask() -> None:
         async with AsyncClient(server.url, chunk_rows=1) as client:
             call = asyncio.create_task(client.elbo(levels_rows, num_samples=1000, num_importance_samples=10_000))
-            await asyncio.sleep(0.3)
+            await asyncio.to_thread(wait_for, lambda: busy_seconds(server) > 0, 30)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(ask())
-    wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] == 0, 30)
+    wait_for(lambda: busy_seconds(server) == 0, 30)
 
 
 def test_a_server_that_restarts_in_the_middle_costs_nothing(
