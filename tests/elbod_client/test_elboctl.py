@@ -73,8 +73,7 @@ def test_rows_are_encoded(shell: Shell, client: Client, levels_rows: Any) -> Non
         assert np.array_equal(found["kl"], expected.kl)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "npz", "parquet"])
-@pytest.mark.parametrize("source", ["npy", "npz"])
+@pytest.mark.parametrize(("ending", "source"), [("csv", "npy"), ("jsonl", "npz"), ("npz", "npy"), ("parquet", "npz")])
 def test_scores_are_those_of_the_client(
     shell: Shell, client: Client, levels_rows: Any, ending: str, source: str
 ) -> None:
