@@ -102,7 +102,7 @@ def requests(folder: Path, versions: int, moves: int) -> None:
     """Requests of a cold process, with a short and with a long history."""
     with running(folder) as seaweed, counting(seaweed.endpoint) as (address, counter):
         os.environ |= seaweed.environment
-        say("| requests | " + " | ".join(OPERATIONS) + " |\n|---" * (len(OPERATIONS) + 1) + "|\n")
+        say("| requests | " + " | ".join(OPERATIONS) + " |\n" + "|---" * (len(OPERATIONS) + 1) + "|\n")
         for count, entries in ((10, 10), (versions, moves)):
             url = seaweed.prefix()
             fill(url, count, entries)
