@@ -56,8 +56,8 @@ def large(folder: Path, mebibytes: int) -> None:
     save_file({"w": np.random.default_rng(0).integers(0, 2**32, mebibytes * 2**18, dtype=np.uint32)}, weights)
     size = weights.stat().st_size
 
-    def copy() -> None:
-        with weights.open("rb") as source, (folder / "copy").open("wb") as target:
+    def copy(name: str) -> None:
+        with weights.open("rb") as source, (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target, CHUNK)
             target.flush()
             os.fsync(target.fileno())
@@ -77,7 +77,9 @@ print(time.perf_counter() - since, resource.getrusage(resource.RUSAGE_SELF).ru_m
 """
     copied, published, extra, hashed, verified = [], [], 0.0, [], []
     for turn in range(3):
-        copied.append(seconds(copy))
+        # To a new file, as a publication writes one.
+        copied.append(seconds(lambda name=f"copy-{turn}": copy(name)))
+        (folder / f"copy-{turn}").unlink()
         command = [sys.executable, "-c", program, str(weights), str(folder / f"store-{turn}")]
         took, kibibytes = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
         published.append(took)

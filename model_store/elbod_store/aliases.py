@@ -93,6 +93,7 @@ def _append(
     if not log.append(objects, numbered(prefix, number), body):
         raise _lost(name, alias, expected)
     log.write_hint(objects, prefix, number)
+    log.announce(objects, name)
     return entry
 
 

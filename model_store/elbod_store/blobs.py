@@ -4,16 +4,23 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
+from elbod_store.copying import copy_and_hash
 from elbod_store.errors import Corrupt, InvalidDraft, NotFound, Unavailable
 from elbod_store.manifest import Blob
 from elbod_store.names import blob_key
 from elbod_store.objects import CHUNK, Objects
 
 Content = bytes | Path
+Stamp = tuple[int, ...]
+"""What a file was when it was looked at: where it lies, its size and its times; nothing for bytes."""
+
+# Below the blobs, so that what a crash leaves here is garbage like any unnamed blob.
+_STAGED: Final = "blobs/sha256/staged"
 
 
 def describe(content: Content) -> Blob:
@@ -24,12 +31,49 @@ def describe(content: Content) -> Blob:
         raise InvalidDraft(f"cannot read {content!r}: {error}") from error
 
 
-def put(objects: Objects, blob: Blob, content: Content) -> None:
-    """Store `content`, which is `blob`, under its digest. Idempotent; heals a damaged copy.
+def stamp(content: Content) -> Stamp:
+    """Raises InvalidDraft if the file cannot be looked at."""
+    if not isinstance(content, Path):
+        return ()
+    try:
+        found = content.stat()
+    except OSError as error:
+        raise InvalidDraft(f"cannot read {content}: {error}") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    Raises InvalidDraft if a file changed since it was described: then nothing was stored under a wrong digest.
+
+def put(objects: Objects, content: Content, unless_changed: Stamp = ()) -> Blob:
+    """Store `content` under its digest. Idempotent; heals a damaged copy.
+
+    Raises InvalidDraft if a file cannot be read, or changed since its stamp: nothing is stored under a wrong digest.
     """
+    if isinstance(content, Path) and objects.is_local:
+        return _put_in_one_pass(objects, content, unless_changed)
+    blob = describe(content)
+    _refuse_if_changed(content, unless_changed)
     objects.put(blob_key(blob.digest), content if isinstance(content, bytes) else _unchanged(content, blob))
+    return blob
+
+
+def _put_in_one_pass(objects: Objects, path: Path, unless_changed: Stamp) -> Blob:
+    """Hashed while it is copied, then renamed to its digest: half the time of reading a file twice."""
+    staged = f"{_STAGED}/{uuid.uuid4().hex}"
+    target = objects.local_path(staged)
+    assert target is not None
+    try:
+        digest, size = copy_and_hash(path, target)
+        _refuse_if_changed(path, unless_changed)
+        objects.sync(staged)
+        objects.rename(staged, blob_key(digest))
+        return Blob(digest=digest, size=size)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_if_changed(content: Content, since: Stamp) -> None:
+    if since and stamp(content) != since:
+        raise InvalidDraft(f"{content!s} changed while it was being published: publish it again")
 
 
 def present(objects: Objects, blob: Blob) -> bool:
@@ -131,9 +175,17 @@ def _chunks(content: Content) -> Iterator[bytes]:
 
 def _unchanged(path: Path, blob: Blob) -> Iterator[bytes]:
     try:
-        yield from _verified(_chunks(path), blob, str(path))
-    except (Corrupt, OSError) as error:
+        yield from _verified(_as_draft(path, _chunks(path)), blob, str(path))
+    except Corrupt as error:
         raise InvalidDraft(f"{path} changed while it was being published: {error}") from error
+
+
+def _as_draft(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks; a file that cannot be read is the draft's fault, not the store's."""
+    try:
+        yield from chunks
+    except OSError as error:
+        raise InvalidDraft(f"cannot read {path}: {error}") from error
 
 
 @contextlib.contextmanager

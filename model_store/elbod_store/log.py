@@ -6,9 +6,10 @@ and whoever creates the next number first has it.
 
 import contextlib
 import re
+import uuid
 
 from elbod_store.errors import NotFound, StoreError, Unavailable
-from elbod_store.names import MAX_NUMBER, numbered
+from elbod_store.names import MAX_NUMBER, changed_key, numbered
 from elbod_store.objects import Objects
 
 TRIES = 2
@@ -68,6 +69,20 @@ def write_hint(objects: Objects, prefix: str, number: int) -> None:
     """Remember where the log's end was. Failing to is no failure."""
     with contextlib.suppress(StoreError):
         objects.put(f"{prefix}/_last", str(number).encode(), durable=False)
+
+
+def announce(objects: Objects, name: str) -> None:
+    """Tell whoever watches the model to look. Failing to is no failure: they look now and then anyway."""
+    with contextlib.suppress(StoreError):
+        objects.put(changed_key(name), uuid.uuid4().hex.encode(), durable=False)
+
+
+def announced(objects: Objects, name: str) -> bytes | None:
+    """Another value after every announcement; None if there never was one."""
+    try:
+        return objects.get(changed_key(name))
+    except NotFound:
+        return None
 
 
 def _read_hint(objects: Objects, prefix: str) -> int:

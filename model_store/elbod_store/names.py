@@ -76,6 +76,11 @@ def model_prefix(name: str) -> str:
     return f"models/{check_name(name)}"
 
 
+def changed_key(name: str) -> str:
+    """What every writer of the model overwrites, for those who watch it."""
+    return f"{model_prefix(name)}/_changed"
+
+
 def versions_prefix(name: str) -> str:
     return f"{model_prefix(name)}/versions"
 

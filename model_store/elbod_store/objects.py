@@ -138,6 +138,17 @@ class Objects:
         with self._errors("delete", key):
             obstore.delete(self._store, key)
 
+    def rename(self, key: str, to: str) -> None:
+        """Move a whole object, over any other. Only for a local store, where this is one atomic and durable step."""
+        with self._errors("write", to):
+            obstore.rename(self._store, key, to)
+        self.sync(to)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder on this machine."""
+        return self._root is not None
+
     def local_path(self, key: str) -> Path | None:
         """Where the bytes of `key` lie on this machine's disk; None if this is no local store."""
         return None if self._root is None else self._root / key

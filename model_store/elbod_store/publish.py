@@ -23,15 +23,16 @@ STEPS: Final = ("start", "weights", "reference", "calibration", "check", "number
 version is visible."""
 
 
-def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None]) -> Manifest:
+def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None], claim: Callable[[int], None]) -> Manifest:
     """Publish `draft` as the next version of its model. See `ModelStore.publish`."""
+    stamp = blobs.stamp(draft.weights)
     drafts.check(draft)
     optional = {"weights": draft.weights, "reference": draft.reference, "calibration": draft.calibration}
     contents: dict[str, Content] = {label: content for label, content in optional.items() if content is not None}
-    described = {label: blobs.describe(content) for label, content in contents.items()}
+    described: dict[str, Blob] = {}
     on_step("start")
     for label, content in contents.items():
-        blobs.put(objects, described[label], content)
+        described[label] = blobs.put(objects, content, stamp if content is draft.weights else ())
         on_step(label)
     for blob in described.values():
         if not blobs.present(objects, blob):
@@ -40,6 +41,7 @@ def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None]) -> M
     fields = _fields(draft, described)
     prefix = versions_prefix(draft.name)
     version = log.newest(objects, prefix) + 1
+    claim(version)
     on_step("number")
     while True:
         body = seal({**fields, "version": version})
@@ -47,13 +49,15 @@ def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None]) -> M
         if log.append(objects, version_key(draft.name, version), body):
             break
         version += 1
+        claim(version)
     on_step("manifest")
     for label, content in contents.items():
         # A blob that was already there, old and unnamed, may have been collected since we put it.
         if not blobs.present(objects, described[label]):
-            blobs.put(objects, described[label], content)
+            blobs.put(objects, content, stamp if content is draft.weights else ())
     on_step("confirm")
     log.write_hint(objects, prefix, version)
+    log.announce(objects, draft.name)
     on_step("hint")
     return manifest
 

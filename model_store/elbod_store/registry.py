@@ -37,7 +37,7 @@ from elbod_store.verify import Finding, verify
 from elbod_store.watch import Watch
 
 
-def _nothing(step: str) -> None:
+def _nothing(step: object) -> None:
     """The default of `on_step`."""
 
 
@@ -63,14 +63,22 @@ class ModelStore:
 
     # Versions
 
-    def publish(self, draft: Draft, *, on_step: Callable[[str], None] = _nothing) -> Manifest:
+    def publish(
+        self,
+        draft: Draft,
+        *,
+        on_step: Callable[[str], None] = _nothing,
+        claim: Callable[[int], None] = _nothing,
+    ) -> Manifest:
         """Store the draft's blobs, then create its manifest as the next version: all of it becomes visible, or nothing.
 
-        `on_step` is called after each step of `elbod_store.publish.STEPS`. Raises InvalidDraft; Unsupported if the
-        store cannot put-if-absent; Unavailable, after which publishing again is safe and makes a version of its own.
+        `on_step` is called after each step of `elbod_store.publish.STEPS`. `claim` is called with every number before
+        it is tried, when all below it are taken; what it raises ends the publication unseen. Raises InvalidDraft;
+        Unsupported if the store cannot put-if-absent; Unavailable, after which publishing again is safe and makes a
+        version of its own.
         """
         self.probe()
-        return publish(self.objects, draft, on_step)
+        return publish(self.objects, draft, on_step, claim)
 
     def names(self) -> list[str]:
         """The models that have a live version, in order."""
@@ -137,6 +145,8 @@ class ModelStore:
             except StoreError:
                 self.objects.delete(trash_key(name, version))
                 raise
+            finally:
+                log.announce(self.objects, name)
 
     # Aliases
 

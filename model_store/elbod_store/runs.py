@@ -44,9 +44,7 @@ def append(objects: Objects, draft: RunDraft, expected: int, on_step: Callable[[
     """See `ModelStore.append_run`."""
     prefix = run_prefix(draft.run)
     on_step("start")
-    described = [blobs.describe(content) for content in draft.contents]
-    for blob, content in zip(described, draft.contents, strict=True):
-        blobs.put(objects, blob, content)
+    described = [blobs.put(objects, content) for content in draft.contents]
     on_step("blobs")
     for blob in described:
         if not blobs.present(objects, blob):
@@ -57,7 +55,7 @@ def append(objects: Objects, draft: RunDraft, expected: int, on_step: Callable[[
     for blob, content in zip(described, draft.contents, strict=True):
         # A blob that was already there, old and unnamed, may have been collected since we put it.
         if not blobs.present(objects, blob):
-            blobs.put(objects, blob, content)
+            blobs.put(objects, content)
     on_step("confirm")
     log.write_hint(objects, prefix, entry.number)
     on_step("hint")

@@ -1,14 +1,24 @@
-"""Watching one model: notice a new version, alias entry or retirement, at one list request a poll."""
+"""Watching one model: notice a new version, alias entry or retirement, at one request a poll.
+
+While the model has fewer keys than a page of a listing, that request lists them. Beyond that it gets the key that every
+writer overwrites after a change, and lists when it did. A writer that died before it told is noticed by a listing now
+and then.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
-from elbod_store.catalogue import Catalogue, look
+from elbod_store import log
+from elbod_store.catalogue import PAGE, Catalogue, look
 from elbod_store.errors import InvalidName, StoreError
 from elbod_store.manifest import Manifest
 from elbod_store.names import check_name, parse_reference
 from elbod_store.objects import Objects
 from elbod_store.resolution import resolve
+
+POLLS_PER_LISTING: Final = 30
+"""A long history is listed once in so many polls whatever its writers told."""
 
 
 class Watch:
@@ -23,6 +33,8 @@ class Watch:
         self.name = check_name(name)
         self._objects = objects
         self._seen: Catalogue | None = None
+        self._announced: bytes | None = None
+        self._quiet_polls = 0
         self._refused: dict[int, StoreError] = {}
 
     @property
@@ -35,7 +47,14 @@ class Watch:
 
         Raises Unavailable; then the next poll reports what this one missed.
         """
+        announced = None
+        if self._seen is not None and self._seen.size >= PAGE:
+            announced = log.announced(self._objects, self.name)
+            if announced == self._announced is not None and self._quiet_polls < POLLS_PER_LISTING - 1:
+                self._quiet_polls += 1
+                return False
         now = look(self._objects, self.name, self._seen)
+        self._announced, self._quiet_polls = announced, 0
         changed = now != (self._seen or Catalogue())
         self._seen = now
         return changed

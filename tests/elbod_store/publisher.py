@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 from elbod_store import ModelStore
 from elbod_store.testing import a_draft, safetensors_bytes
@@ -16,9 +18,14 @@ def main(url: str, step: str = "", nth: str = "0") -> None:
         if (done, published + 1) == (step, int(nth)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    while True:
-        store.publish(a_draft(fill=published, weights=safetensors_bytes(published, size=300_000)), on_step=on_step)
-        published += 1
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.safetensors"
+        while True:
+            # Some by their bytes, some by a file: these ways differ.
+            content = safetensors_bytes(published, size=300_000)
+            weights.write_bytes(content)
+            store.publish(a_draft(fill=published, weights=weights if published % 2 == 0 else content), on_step=on_step)
+            published += 1
 
 
 if __name__ == "__main__":

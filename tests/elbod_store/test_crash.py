@@ -1,4 +1,4 @@
-"""A version that is visible is complete, whenever its publisher dies."""
+"""A version that is visible is complete, whenever its publisher dies; on a folder and on S3."""
 
 import subprocess
 import sys
@@ -14,6 +14,12 @@ PUBLISHER = Path(__file__).with_name("publisher.py")
 SIGKILL = -9
 
 
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
+    url = tmp_path / "store" if request.param == "folder" else request.getfixturevalue("s3_url")
+    return ModelStore.open(url, cache_dir=tmp_path / "cache")
+
+
 def read_all(store: ModelStore) -> list[int]:
     try:
         return assert_complete(store)
@@ -22,9 +28,8 @@ def read_all(store: ModelStore) -> list[int]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_publisher_killed_at_any_step_leaves_only_complete_versions(tmp_path: Path, step: str) -> None:
-    store = ModelStore.open(tmp_path)
-    with subprocess.Popen([sys.executable, PUBLISHER, tmp_path, step, "3"]) as publisher:
+def test_a_publisher_killed_at_any_step_leaves_only_complete_versions(store: ModelStore, step: str) -> None:
+    with subprocess.Popen([sys.executable, PUBLISHER, store.objects.url, step, "3"]) as publisher:
         while publisher.poll() is None:
             read_all(store)
     assert publisher.returncode == SIGKILL
@@ -36,10 +41,9 @@ def test_a_publisher_killed_at_any_step_leaves_only_complete_versions(tmp_path: 
 
 @pytest.mark.parametrize("enough", [1, 5, 20])
 def test_a_publisher_killed_in_the_middle_of_anything_leaves_only_complete_versions(
-    tmp_path: Path, enough: int
+    store: ModelStore, enough: int
 ) -> None:
-    store = ModelStore.open(tmp_path)
-    with subprocess.Popen([sys.executable, PUBLISHER, tmp_path]) as publisher:
+    with subprocess.Popen([sys.executable, PUBLISHER, store.objects.url]) as publisher:
         while len(read_all(store)) < enough:
             assert publisher.poll() is None
         publisher.kill()

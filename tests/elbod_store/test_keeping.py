@@ -55,6 +55,19 @@ def test_what_a_live_version_or_a_run_names_is_no_garbage(store: ModelStore) -> 
         store.read(first.weights)
 
 
+def test_a_file_that_was_half_copied_when_its_publisher_died_is_garbage_in_time(tmp_path: Path) -> None:
+    store = ModelStore.open(tmp_path / "store")
+    (tmp_path / "weights").write_bytes(safetensors_bytes(1))
+    kept = store.publish(a_draft(weights=tmp_path / "weights"))
+    staged = "blobs/sha256/staged/0123"
+    store.objects.put(staged, b"half")
+    assert keys(store) == {staged}
+    assert store.garbage() == []
+    store.delete_garbage(store.garbage(grace=NOW, now=LATER))
+    assert keys(store) == set()
+    assert store.read(kept.weights) == (tmp_path / "weights").read_bytes()
+
+
 def test_what_is_young_is_left_alone(store: ModelStore) -> None:
     manifest = store.publish(a_draft())
     store.retire("digits", 1)

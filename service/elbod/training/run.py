@@ -20,6 +20,14 @@ from elbod_store.names import check_run
 _TAKE_OVERS = 10
 
 
+class _Published(Exception):
+    """The version that was about to be published is there."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(f"{manifest.name}@{manifest.version}")
+        self.manifest = manifest
+
+
 @final
 class Run:
     """One run: `Run.begin` or `Run.resume`, then `publish`, the pauses of the loop, and `finish`.
@@ -153,8 +161,12 @@ class Run:
             self._progress.note(f"{found.name}@{found.version} was published before the run was interrupted")
         else:
             draft = make_draft()
-            self._refuse_if_taken_over()
-            found = self._store.publish(draft, on_step=lambda step: self._on_step(f"publish:{step}"))
+            try:
+                found = self._store.publish(
+                    draft, on_step=lambda step: self._on_step(f"publish:{step}"), claim=self._claim
+                )
+            except _Published as error:
+                found = error.manifest
         if found.version not in self._entry.published:
             published = (*self._entry.published, found.version)
             self._append(replace(self._draft, published=published), on_step="published")
@@ -176,6 +188,18 @@ class Run:
         mine = {"id": self.id, "publication": publication}
         name = str(self._draft.training["name"])
         return next((m for m in self._store.manifests(name, after) if m.training.get("run") == mine), None)
+
+    def _claim(self, version: int) -> None:
+        """Before each number that is tried: no two workers publish the run's next version twice.
+
+        Who lost the run may still be creating one version, tried before or at the number that its successor tries. If
+        that is the same number, one of the two finds it taken and comes here again: the one who lost the run stops,
+        and the successor finds the version below its next number.
+        """
+        found = self._published(self.publications)
+        if found is not None:
+            raise _Published(found)
+        self._refuse_if_taken_over()
 
     def _refuse_if_taken_over(self) -> None:
         newest = self._store.run(self.id)
