@@ -130,17 +130,14 @@ def test_the_flips_of_an_exact_model_are_told_apart_as_its_evidence_says(run, st
         assert json.loads(done.stdout)["flips"][name]["-elbo"]["auroc"] == pytest.approx(area, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "uint64", "float16", ">f8"])
-def test_a_file_may_have_any_dtype_that_holds_the_values(run, store, tmp_path, dtype):
-    x = np.random.default_rng(0).integers(0, 2, (5, 8, 8))
-    for name, values in (("plain", x), ("other", x.astype(dtype))):
-        np.save(tmp_path / f"{name}.npy", values)
-    plain, other = (
-        run("score", "--model", "levels", "--store", store.objects.url, "--data", f"{name}.npy", "--json")
-        for name in ("plain", "other")
-    )
-    assert other.returncode == 0, other.stderr
-    assert json.loads(other.stdout)["elbo"] == json.loads(plain.stdout)["elbo"]
+def test_a_file_may_have_any_dtype_that_holds_the_values(run, store, tmp_path):
+    x, found = np.random.default_rng(0).integers(0, 2, (5, 8, 8)), set()
+    for dtype in ("int64", "bool", "uint16", "float16", ">f8"):
+        np.save(tmp_path / "rows.npy", x.astype(dtype))
+        done = run("score", "--model", "levels", "--store", store.objects.url, "--data", "rows.npy", "--json")
+        assert done.returncode == 0, (dtype, done.stderr)
+        found.add(str(json.loads(done.stdout)["elbo"]))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "stochastic"])

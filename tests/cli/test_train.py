@@ -75,3 +75,12 @@ def test_rows_without_variety_are_one_clear_line(run, tmp_path):
 
 def test_the_help_says_which_weights_are_published_on_the_way(run):
     assert "best" not in run("train", "--help").stdout.partition("--publish-every")[2].partition(";")[0]
+
+
+def test_a_training_of_nothing_says_what_it_needs(run):
+    done = run("train")
+
+    assert done.returncode == 2
+    assert "give either --recipe, or --family and --likelihood with --data" in " ".join(
+        done.stderr.replace("│", " ").split()
+    )

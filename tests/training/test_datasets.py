@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from elbod.generators.likelihoods import make_likelihood
 from elbod.training import datasets
@@ -25,12 +26,13 @@ def write_idx(path, array) -> None:
     path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
 
 
-def test_the_digits_have_17_levels():
-    digits = datasets.load("digits")
+def test_the_digits_are_those_of_scikit_learn_with_17_levels():
+    digits, theirs = datasets.load("digits"), load_digits()
 
-    assert digits.x.shape == (1797, 8, 8)
+    assert np.array_equal(digits.x, theirs.images)
+    assert np.array_equal(digits.y, theirs.target)
+    assert (digits.x.dtype, digits.y.dtype) == (np.uint8, np.int64)
     assert (digits.x.min(), digits.x.max()) == (0, 16)
-    assert digits.y is not None
 
 
 def test_a_folder_of_idx_files_is_read_training_file_first(tmp_path):

@@ -11,7 +11,7 @@ class TrainCommand(TyperCommand):
     """The command line, in which the run of `--resume` may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        after = [*args[1:], "-"]
+        after = [*args, "-"][1:]
         bare = [arg == "--resume" and following.startswith("-") for arg, following in zip(args, after, strict=True)]
         return super().parse_args(ctx, ["--resume=" if wrong else arg for arg, wrong in zip(args, bare, strict=True)])
 
