@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from docsite.tables import table
-
 from elbod.api.app import create_app
-from elbod.settings import Settings
+from elbod.settings import load_settings
 
 _Node = dict[str, Any]
 
@@ -14,7 +13,7 @@ _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def reference() -> str:
-    document = create_app(Settings(store="memory://")).openapi()
+    document = create_app(load_settings(store="memory://")).openapi()
     lines: list[str] = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -24,10 +23,10 @@ def reference() -> str:
 
 def _operation(document: _Node, name: str, operation: _Node) -> Iterator[str]:
     yield f"## `{name}`\n"
-    yield operation.get("description", operation.get("summary", "")) + "\n"
+    yield str(operation.get("description") or operation["summary"]) + "\n"
     parameters = operation.get("parameters", [])
     if parameters:
-        rows = [_row(p["name"], {**p["schema"], "description": p.get("description", "")}, p["required"]) for p in parameters]
+        rows = [_row(p["name"], p["schema"], p["required"]) for p in parameters]
         yield "**Parameters**\n\n" + table(("name", "type", "default", ""), rows)
     body = _json(operation.get("requestBody", {}))
     if body:
