@@ -27,7 +27,7 @@ def _operation(document: _Node, name: str, operation: _Node) -> Iterator[str]:
     parameters = operation.get("parameters", [])
     if parameters:
         rows = [_row(p["name"], p["schema"], p["required"]) for p in parameters]
-        yield "**Parameters**\n\n" + table(("name", "type", "default", ""), rows)
+        yield "**Parameters**\n\n" + _table("name", rows)
     body = _json(operation.get("requestBody", {}))
     if body:
         yield "**Body**\n\n" + _fields(document, body)
@@ -51,11 +51,18 @@ def _fields(document: _Node, schema: _Node) -> str:
     required = resolved.get("required", [])
     fields = resolved.get("properties", {})
     rows = [_row(name, field, name in required) for name, field in fields.items()]
-    text = table(("field", "type", "default", ""), rows) if rows else "Any JSON object.\n"
+    text = _table("field", rows) if rows else "Any JSON object.\n"
     for name, field in fields.items():
         if "$ref" in field:
             text += f"\n`{name}` is\n\n" + _fields(document, field)
     return text
+
+
+def _table(kind: str, rows: list[tuple[str, str, str, str]]) -> str:
+    """Without the defaults where nothing has one."""
+    if any(default for _, _, default, _ in rows):
+        return table((kind, "type", "default", ""), rows)
+    return table((kind, "type", ""), [(name, type_, meaning) for name, type_, _, meaning in rows])
 
 
 def _resolve(document: _Node, schema: _Node) -> _Node:

@@ -28,8 +28,11 @@ def reader(tmp_path: Path, start_server: Callable[..., Server], monkeypatch: pyt
 def test_the_tutorial_works_from_an_empty_directory(reader: Reader) -> None:
     for page in TUTORIAL:
         reader.read(page)
-    by_curl, by_client = (np.asarray(Image.open(reader.folder / f"{name}.png")) for name in ("digits", "from-python"))
-    assert np.array_equal(by_curl, by_client)
+    by_curl, by_client = (
+        np.asarray(Image.open(reader.folder / f"{name}.png")).astype(int) for name in ("digits", "from-python")
+    )
+    # The client, which knows no levels, draws the largest value white.
+    assert np.abs(by_curl - by_client).max() <= 256 - by_curl.max()
     assert (reader.folder / "sevens.png").read_bytes().startswith(b"\x89PNG")
     assert len((reader.folder / "scores.csv").read_text().splitlines()) > 100
 
