@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store mutations adversary clean
+.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-client mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -63,6 +63,10 @@ bench-training: install-dev
 
 bench-precision: install
 	$(BIN)/python benchmarks/precision.py
+
+# A million rows through the Python client, next to a raw loop.
+bench-client: install-dev
+	$(BIN)/python benchmarks/client.py $(BENCH_ARGS)
 
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev
