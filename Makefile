@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python $(SPEC)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[train]' -e clients/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[report,train]' -e clients/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python $(SPEC)
