@@ -125,7 +125,7 @@ function training({ training: record }) {
   const bound = { points: points.map(({ epoch, elbo }) => [epoch, elbo ?? NaN]), band: points.map(({ epoch, elbo, standard_error: e }) => [epoch, elbo - e, elbo + e]) };
   const objective = { points: points.map(({ epoch, objective: value }) => [epoch, value ?? NaN]) };
   const label = `Held-out ELBO from ${plain(points[0].elbo, 1)} nats at epoch ${points[0].epoch} to ${plain(points.at(-1).elbo, 1)} nats at epoch ${points.at(-1).epoch}`;
-  return [lines([bound, objective], { label, width: 460, height: 250, xLabel: "epoch", unit: "nats a row" }),
+  return [lines([bound, objective], { label, width: 400, height: 230, xLabel: "epoch", unit: "nats a row" }),
     h("ul", { class: "key" }, h("li", {}, h("i"), "held-out ELBO ± standard error"), h("li", {}, h("i", { class: "series-1" }), "training objective")),
     h("p", { class: "caption" }, `${record.steps ?? "?"} steps on ${record.device ?? "?"}${record.wall_time ? `, ${plain(record.wall_time, 1)} s` : ""}. `, record.command ? h("code", {}, record.command) : null)];
 }

@@ -8,7 +8,7 @@ export class Promotion {
   constructor(moved) {
     this.moved = moved;
     this.title = h("h2", { id: "promotion-title" });
-    this.alias = h("input", { type: "text", required: true, pattern: "[a-z][a-z0-9_-]*", maxlength: 64, spellcheck: false });
+    this.alias = h("input", { type: "text", required: true, pattern: "[a-z][a-z0-9_\\-]*", maxlength: 64, spellcheck: false });
     this.version = h("select");
     this.versionField = h("label", { class: "field" }, h("span", {}, "Version"), this.version);
     this.why = h("input", { type: "text", required: true, maxlength: 1000 });

@@ -82,7 +82,10 @@ export function build(panel, app) {
 
   function ask() {
     try {
-      fetchLatest(wish());
+      const fields = wish();
+      // Before the answer: whoever comes back, or a server that does, finds what was wanted.
+      route.note(values(fields));
+      fetchLatest(fields);
     } catch (error) {
       failure.show(error);
     }
@@ -112,15 +115,14 @@ export function build(panel, app) {
     announce(`${app.taken.name} is chosen`);
   }
 
-  function values() {
-    const { seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null } = shown.fields;
+  function values({ seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null }) {
     return { seed: number, n, first: index || null, t, output: kind === "mean" ? kind : null,
-      label: shown.model.labels ? label.value : null, pick: wantedPick };
+      label: app.model.labels ? label.value : null, pick: wantedPick };
   }
 
   function remember() {
-    route.note(values());
-    shared.value = route.link("sample", { model: shown.model.reference, ...values() });
+    route.note(values(shown.fields));
+    shared.value = route.link("sample", { model: shown.model.reference, ...values(shown.fields) });
   }
 
   async function copy(button) {
@@ -165,12 +167,16 @@ export function build(panel, app) {
       labelField.hidden = !app.model.labels;
       fill(label, [["each", "each in turn"], ...(app.model.labels ?? []).map((name, i) => [i, name])], params.get("label") ?? label.value);
     }
-    if (params.has("seed")) seed.value = params.get("seed");
-    if (params.has("first")) first.value = params.get("first");
-    if (COUNTS.includes(Number(params.get("n")))) count.value = params.get("n");
-    if (params.has("t")) temperature.value = params.get("t");
-    if (params.has("output")) output.value = params.get("output") === "mean" ? "mean" : "sample";
+    if (params.has("seed")) {
+      // A whole link: what it leaves out has its usual value.
+      seed.value = params.get("seed");
+      first.value = params.get("first") ?? "0";
+      temperature.value = params.get("t") ?? "1";
+      output.value = params.get("output") === "mean" ? "mean" : "sample";
+      wantedPick = null;
+    }
     if (params.has("pick")) wantedPick = Number(params.get("pick"));
+    if (COUNTS.includes(Number(params.get("n")))) count.value = params.get("n");
     ask();
   }
 

@@ -66,7 +66,7 @@ export function build(panel, app) {
     failure.clear();
     results.replaceChildren(...verdict(shown, x, answer, mean, calibration));
     const { elbo } = numbersOf(answer);
-    results.dataset.elbo = elbo;
+    results.dataset.elbo = JSON.stringify(elbo);
     announce(`ELBO ${plain(elbo)} nats`);
   }, (error) => { results.replaceChildren(); failure.show(error); });
 
@@ -159,6 +159,7 @@ export function build(panel, app) {
   }
 
   async function take(file) {
+    if (!shownFor) return;
     source.value = "file";
     bitmap = null;
     turn("file");
@@ -199,6 +200,7 @@ export function build(panel, app) {
 
   async function adapt() {
     const shown = model();
+    delete panel.dataset.model;
     reference = await heldOutRows();
     if (shown !== model()) return;
     if (reference) examples.show(shown, reference.x, (i) => `Held-out example ${i}, ELBO ${plain(reference.elbo.data[i], 1)} nats`);
@@ -210,13 +212,17 @@ export function build(panel, app) {
     typedHelp.textContent = `${shown.size} numbers in the data's units`;
     if (shownFor && shown.size !== shownFor.size) bitmap = null;
     shownFor = shown;
+    panel.dataset.model = shown.reference;
   }
 
   async function show(params) {
     visible = true;
     try {
       const before = source.value;
+      // Not before the model's own inputs are there.
+      panel.inert = shownFor !== model();
       if (shownFor !== model()) await adapt();
+      panel.inert = false;
       const first = reference ? "held-out" : model().image ? "draw" : "numbers";
       const wanted = params.get("from") ?? before;
       const hidden = [...source.element.querySelectorAll("input")].find((radio) => radio.value === wanted)?.closest("label").hidden ?? true;

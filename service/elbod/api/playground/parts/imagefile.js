@@ -7,6 +7,7 @@ import { bytes } from "./numbers.js";
 
 const MOST_BYTES = 20e6;
 const MOST_PIXELS = 50e6;
+const LONGEST = 2048;
 
 const ascii = (data, from, count) => String.fromCharCode(...data.subarray(from, from + count));
 
@@ -70,46 +71,65 @@ export async function open(file) {
 }
 
 /**
- * Intensities in 0 ... 1 of a canvas or bitmap at the model's size, channels first; the whole picture is kept, black
- * fills what is left. `invert` turns ink on paper into light on black.
+ * Intensities in 0 ... 1 of a canvas or bitmap at the model's size, channels first: the mean of all that a pixel covers.
+ * The whole picture is kept, black fills what is left. `invert` turns ink on paper into light on black.
  */
 export function intensities(source, { width, height, channels }, invert = false) {
-  let [image, from] = [source, [source.width, source.height]];
-  const scale = Math.min(width / from[0], height / from[1]);
-  // Halved again and again, so that every pixel of a large picture counts.
-  while (from[0] * scale * 2 < from[0] && Math.min(...from) >= 4) {
-    const next = from.map((side) => Math.ceil(side / 2));
-    if (Math.max(next[0] / width, next[1] / height) < 1) break;
-    image = drawn(image, next, [0, 0, ...next], false);
-    from = next;
-  }
-  const fit = Math.min(width / from[0], height / from[1]);
-  const size = from.map((side) => Math.max(1, side * fit));
-  const place = [(width - size[0]) / 2, (height - size[1]) / 2, ...size];
-  const pixels = drawn(image, [width, height], place, invert).getContext("2d").getImageData(0, 0, width, height).data;
+  const [w, h, layers] = pixelsOf(source, channels, invert);
+  const scale = Math.min(width / w, height / h);
+  const across = covered(width, w, scale);
+  const down = covered(height, h, scale);
   const area = width * height;
   const x = new Float32Array(area * channels);
-  for (let i = 0; i < area; i += 1) {
-    const [red, green, blue] = pixels.subarray(4 * i, 4 * i + 3);
-    if (channels === 1) x[i] = (0.299 * red + 0.587 * green + 0.114 * blue) / 255;
-    else [red, green, blue].forEach((value, c) => { x[c * area + i] = value / 255; });
+  for (let c = 0; c < channels; c += 1) {
+    down.forEach((rows, j) => across.forEach((columns, i) => {
+      let total = 0;
+      for (const [v, tall] of rows) for (const [u, wide] of columns) total += layers[c][v * w + u] * wide * tall;
+      x[c * area + j * width + i] = Math.min(1, (total * scale * scale) / 255);
+    }));
   }
   return x;
 }
 
-function drawn(image, [width, height], place, invert) {
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "black";
-  context.fillRect(0, 0, width, height);
-  if (invert) {
-    context.fillStyle = "white";
-    context.fillRect(...place);
-    context.globalCompositeOperation = "difference";
-  }
+/** For each of `count` pixels the [index, length] of the source's pixels that it covers, the picture in the middle. */
+function covered(count, size, scale) {
+  const before = (count - size * scale) / 2;
+  return Array.from({ length: count }, (_, i) => {
+    const [from, to] = [(i - before) / scale, (i + 1 - before) / scale];
+    const parts = [];
+    for (let k = Math.max(0, Math.floor(from)); k < Math.min(size, to); k += 1) {
+      const length = Math.min(to, k + 1) - Math.max(from, k);
+      if (length > 0) parts.push([k, length]);
+    }
+    return parts;
+  });
+}
+
+/** Width, height, and one layer of levels 0 ... 255 for each channel. */
+function pixelsOf(source, channels, invert) {
+  const shrink = Math.min(1, LONGEST / Math.max(source.width, source.height));
+  const [w, h] = [source.width, source.height].map((side) => Math.max(1, Math.round(side * shrink)));
+  const context = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
-  context.drawImage(image, ...place);
-  return canvas;
+  context.drawImage(source, 0, 0, w, h);
+  const { data } = context.getImageData(0, 0, w, h);
+  const grey = (i) => 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2];
+  let [light, opaque] = [0, 0];
+  for (let i = 0; i < w * h; i += 1) {
+    light += grey(i) * data[4 * i + 3];
+    opaque += data[4 * i + 3];
+  }
+  // Behind what is transparent: dark ink lies on white, light ink on black.
+  const paper = light > 127 * opaque ? 0 : 255;
+  const layers = Array.from({ length: channels }, () => new Float32Array(w * h));
+  for (let i = 0; i < w * h; i += 1) {
+    const alpha = data[4 * i + 3] / 255;
+    for (let c = 0; c < channels; c += 1) {
+      const level = (channels === 1 ? grey(i) : data[4 * i + c]) * alpha + paper * (1 - alpha);
+      layers[c][i] = invert ? 255 - level : level;
+    }
+  }
+  return [w, h, layers];
 }
 
 /** Whether a picture is dark on light, by its border. */

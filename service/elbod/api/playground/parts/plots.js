@@ -56,7 +56,7 @@ export function lines(series, { label, width = 560, height = 220, unit = "", xLa
 }
 
 /** Counts of ascending values in equal bins, with a marker where one value lies. */
-export function histogram(values, marker, { label, caption, width = 420, height = 190, bins = 28 }) {
+export function histogram(values, marker, { label, caption, width = 380, height = 190, bins = 28 }) {
   const svg = frame(width, height, label);
   const [low, high] = [Math.min(values[0], marker), Math.max(values[values.length - 1], marker)];
   const counts = new Array(bins).fill(0);
@@ -85,7 +85,7 @@ export function histogram(values, marker, { label, caption, width = 420, height 
  * Bars that begin where the last one ended. `steps` are {name, from, to, error, kind, note}; one line each, so that a
  * phone can show it too.
  */
-export function waterfall(steps, { label, width = 420 }) {
+export function waterfall(steps, { label, width = 380 }) {
   const row = 46;
   const height = steps.length * row + 30;
   const svg = frame(width, height, label);
