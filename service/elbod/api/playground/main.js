@@ -154,8 +154,13 @@ async function defaultModel() {
 
 /** After something was published or promoted: the same choice, which may mean another version now. */
 async function refreshModels() {
-  app.models = (await get("models")).models;
-  await choose(reference);
+  try {
+    app.models = (await get("models")).models;
+  } catch (error) {
+    return tell(error.status === 401 ? "" : error.message);
+  }
+  fill(element("model"), app.models.map(({ name }) => [name, name]), element("model").value);
+  return choose(reference);
 }
 
 element("model").addEventListener("change", (event) => choose(event.target.value));

@@ -27,6 +27,7 @@ export function build(panel, app) {
     await app.refresh();
   });
   let timer = 0;
+  let looks = 0;
   let visible = false;
   let shown = "";
   let cardOf = null;
@@ -36,20 +37,27 @@ export function build(panel, app) {
     h("section", { class: "section" }, h("h2", {}, "This version"), h("div", { class: "columns" }, metrics, curve), card), promotion.element);
 
   async function look() {
+    const mine = (looks += 1);
     clearTimeout(timer);
     try {
       const [{ models }, entry] = await Promise.all([get("models"), get(`models/${encodeURIComponent(app.model.name)}`)]);
+      if (mine !== looks) return;
       failure.clear();
       render(models, entry);
       if (entry.versions.length) learning.update(entry);
+      // What the pickers above offer, and what a name without a version means, has changed.
+      if (meaning(entry) !== meaning(app.entry)) await app.refresh();
     } catch (error) {
       failure.show(error);
     }
-    // A key that is missing is not asked for every second.
-    if (visible) timer = setTimeout(() => (document.hidden ? soon() : look()), EVERY);
+    if (visible && mine === looks) later();
   }
 
-  const soon = () => { timer = setTimeout(() => (document.hidden ? soon() : look()), EVERY); };
+  function later() {
+    timer = setTimeout(() => (document.hidden ? later() : look()), EVERY);
+  }
+
+  const meaning = ({ name, versions, aliases: named }) => JSON.stringify([name, versions, named]);
 
   /** The tables, if anything in them changed: what has the focus stays. */
   function render(models, entry) {

@@ -4,7 +4,7 @@ const ROOT = new URL("../../../", import.meta.url);
 
 let key = "";
 
-/** "lost" without an answer, "answered" with one, "locked" where a key is asked for, "keyed" when one was given. */
+/** "lost" without an answer, "locked" where a key is asked for, "keyed" when one was given. */
 export const events = new EventTarget();
 
 /** An answer that says what went wrong (RFC 9457); status 0 where there was none. */
@@ -36,7 +36,6 @@ async function send(path, { method = "GET", body, accept = "application/json", s
     events.dispatchEvent(new Event("lost"));
     throw new Problem(0, "The server does not answer.");
   }
-  events.dispatchEvent(new Event("answered"));
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   if (response.status === 401) events.dispatchEvent(new Event("locked"));
