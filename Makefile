@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-client mutations adversary clean
+.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-client bench-playground mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -71,6 +71,10 @@ bench-client: install-dev
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev
 	$(BIN)/python benchmarks/store.py
+
+# How fast the playground paints, and how many pictures a second its pad decodes; needs Chromium.
+bench-playground: install-dev
+	$(BIN)/python benchmarks/playground.py
 
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev

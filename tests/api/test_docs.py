@@ -29,6 +29,9 @@ def test_pages_need_no_key_and_nothing_beside_them_is_open(
     server = start_server(served_store.objects.url, "--model", "levels", "--keys-file", str(tmp_path / "keys.json"))
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/docs-files/swagger-ui.css").status_code == 200
+        style = re.findall(r'href="(/playground/[^"]+\.css)"', http.get("/").raise_for_status().text)[0]
+        assert http.get(style).status_code == 200
+        assert http.post(style).status_code == 401
         assert http.post("/docs-files/swagger-ui.css").status_code == 401
         assert http.get("/docs-files/../models").status_code == 401
         assert http.get("/docs-files/%2e%2e/core.py").status_code == 404
@@ -41,3 +44,4 @@ def test_behind_a_prefix_the_page_finds_its_files(
     html = httpx.get(f"{server.url}/docs").raise_for_status().text
     assert 'src="/elbod/docs-files/swagger-ui-bundle.js"' in html
     assert httpx.get(f"{server.url}/elbod/docs-files/swagger-ui-bundle.js").status_code == 200
+    assert 'src="/elbod/playground/' in httpx.get(f"{server.url}/").raise_for_status().text

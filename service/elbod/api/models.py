@@ -1,21 +1,28 @@
 """What is published and what is loaded, and the service's own state."""
 
 import logging
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
+from numpy.typing import NDArray
 
 from elbod import __version__
-from elbod.api import wire
+from elbod.api import schemas, wire
 from elbod.api.service import Service, service_of
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod_store import Conflict, Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
+
+_CALIBRATION: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.CalibrationResponse, "content": {wire.SAFETENSORS_TYPE: {}}},
+    404: {"model": schemas.Problem},
+}
 
 
 @router.get("/models")
@@ -57,6 +64,53 @@ def reference(request: Request, name: str, version: int) -> Response:
     raw = bytearray(ask_store(store.read, manifest.reference))
     _, arrays = wire.decode_safetensors(raw, wire.tensor_names(raw))
     fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
+    return _tensors(request, fields, arrays)
+
+
+@router.get("/models/{name}/versions/{version}/calibration", responses=_CALIBRATION)
+def calibration(
+    request: Request,
+    name: str,
+    version: int,
+    num_samples: Annotated[int, Query(ge=1, description="draws a row; the most that were scored, up to this")] = 16,
+    conditional_on: Annotated[
+        Literal["label"] | None,
+        Query(description="label: scores of log p(x|y), which have a distribution of their own"),
+    ] = None,
+) -> Response:
+    """Scores of held-out rows, among which `/elbo` finds a row's `quantile` and `typicality`."""
+    store = service_of(request).store
+    manifest: Manifest = ask_store(store.manifest, name, version)
+    found = {} if manifest.calibration is None else _calibration(ask_store(store.read, manifest.calibration))
+    kind = GIVEN_LABEL if conditional_on else MARGINAL
+    counts = [count for (of, count) in found if of == kind and count <= num_samples]
+    if not counts:
+        given = " given a label" if conditional_on else ""
+        raise UnknownModel(f"{name}@{version} was published without calibration scores{given}")
+    used = max(counts)  # as the engine chooses
+    fields = {
+        "model": {"name": name, "version": version, "digest": manifest.digest},
+        "units": "nats",
+        "conditional_on": conditional_on,
+        "binarization": manifest.binarization,
+        "num_samples": used,
+    }
+    return _tensors(request, fields, {"scores": found[kind, used]})
+
+
+def _calibration(raw: bytes) -> dict[tuple[str, int], NDArray[Any]]:
+    """Scores by their kind and the number of draws a row."""
+    body = bytearray(raw)
+    _, arrays = wire.decode_safetensors(body, wire.tensor_names(body))
+    found = {}
+    for tensor, scores in arrays.items():
+        kind, _, count = tensor.rpartition("_")
+        found[kind, int(count)] = scores
+    return found
+
+
+def _tensors(request: Request, fields: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Response:
+    """Fields and arrays in the media type that was asked for."""
     media = wire.best_media_type(request.headers.get("accept"), (wire.JSON_TYPE, wire.SAFETENSORS_TYPE))
     if media == wire.SAFETENSORS_TYPE:
         return Response(wire.encode_safetensors(fields, arrays), media_type=media)

@@ -176,6 +176,17 @@ class ElboResponse(_Response):
     reference_reason: str | None = Field(description="why quantile and typicality are null")
 
 
+class CalibrationResponse(BaseModel):
+    """Scores of rows that neither trained the model nor stopped its training."""
+
+    model: ModelIdentity
+    units: Literal["nats"]
+    conditional_on: Literal["label"] | None = Field(description="label: scores of log p(x|y)")
+    binarization: str | None = Field(description="how the rows became bits, if they did")
+    num_samples: int = Field(description="draws a row of the scores")
+    scores: ArrayField = Field(description="elbo of each row, ascending, nats, (reference_size,)")
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 

@@ -19,6 +19,8 @@ from elbod.settings import Settings
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 # Scripts and styles of /docs and /redoc, served from here: no page loads anything from elsewhere.
 DOCS_FILES = "/docs-files"
+# Those of the playground.
+PAGE_FILES = "/playground"
 _CHANGING = frozenset({"PUT", "DELETE", "PATCH"})
 _READING = frozenset({"GET", "HEAD"})
 _INFER, _ADMIN = frozenset({"infer"}), frozenset({"admin"})
@@ -53,7 +55,7 @@ def needed_scopes(method: str, path: str) -> frozenset[str]:
     """The scopes of which a key must have one; none where no key is needed."""
     if method in _CHANGING:
         return _ADMIN
-    if path in _OPEN or (method in _READING and path.startswith(f"{DOCS_FILES}/")):
+    if path in _OPEN or (method in _READING and path.startswith((f"{DOCS_FILES}/", f"{PAGE_FILES}/"))):
         return frozenset()
     return _INFER | _ADMIN if path == "/metrics" else _INFER
 
