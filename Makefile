@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint compose-local bench bench-fashion bench-training bench-precision bench-store bench-playground mutations adversary clean
+.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-client bench-playground mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python $(SPEC)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[train]' -e clients/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[report,train]' -e clients/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python $(SPEC)
@@ -36,6 +36,13 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation: a folder that opens without a server, or a server that follows changes.
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # Two at a time: most tests wait for processes of their own.
 test: lint
@@ -56,6 +63,10 @@ bench-training: install-dev
 
 bench-precision: install
 	$(BIN)/python benchmarks/precision.py
+
+# A million rows through the Python client, next to a raw loop.
+bench-client: install-dev
+	$(BIN)/python benchmarks/client.py $(BENCH_ARGS)
 
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev

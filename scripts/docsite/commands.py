@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from docsite.tables import table
 
+from docsite.tables import table
 from elbod.cli import main as service
 from elbod_client.cli import main as client
 
@@ -45,7 +45,8 @@ def _example(paragraph: str) -> str:
 
 
 def _parameters(command: Any, context: Any) -> Iterator[str]:
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context) if parameter.name != "help"]
+    parameters = (parameter for parameter in command.get_params(context) if parameter.name != "help")
+    records = [parameter.get_help_record(context) for parameter in parameters]
     rows = [(f"`{' '.join(name.split())}`", meaning) for name, meaning in filter(None, records)]
     if rows:
         yield table(("", ""), rows)

@@ -1,4 +1,4 @@
-"""MkDocs hooks: `<!-- generated: NAME -->` becomes a page's table, TeX becomes MathML, so no script is needed for it."""
+"""MkDocs hooks: `<!-- generated: NAME -->` becomes tables from the code, TeX becomes MathML, which needs no script."""
 
 import re
 import sys

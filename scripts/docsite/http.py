@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from docsite.tables import table
-
 from elbod.api.app import create_app
-from elbod.settings import Settings
+from elbod.settings import load_settings
 
 _Node = dict[str, Any]
 
@@ -14,7 +13,7 @@ _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def reference() -> str:
-    document = create_app(Settings(store="memory://")).openapi()
+    document = create_app(load_settings(store="memory://")).openapi()
     lines: list[str] = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -24,11 +23,11 @@ def reference() -> str:
 
 def _operation(document: _Node, name: str, operation: _Node) -> Iterator[str]:
     yield f"## `{name}`\n"
-    yield operation.get("description", operation.get("summary", "")) + "\n"
+    yield str(operation.get("description") or operation["summary"]) + "\n"
     parameters = operation.get("parameters", [])
     if parameters:
-        rows = [_row(p["name"], {**p["schema"], "description": p.get("description", "")}, p["required"]) for p in parameters]
-        yield "**Parameters**\n\n" + table(("name", "type", "default", ""), rows)
+        rows = [_row(p["name"], p["schema"], p["required"]) for p in parameters]
+        yield "**Parameters**\n\n" + _table("name", rows)
     body = _json(operation.get("requestBody", {}))
     if body:
         yield "**Body**\n\n" + _fields(document, body)
@@ -52,11 +51,18 @@ def _fields(document: _Node, schema: _Node) -> str:
     required = resolved.get("required", [])
     fields = resolved.get("properties", {})
     rows = [_row(name, field, name in required) for name, field in fields.items()]
-    text = table(("field", "type", "default", ""), rows) if rows else "Any JSON object.\n"
+    text = _table("field", rows) if rows else "Any JSON object.\n"
     for name, field in fields.items():
         if "$ref" in field:
             text += f"\n`{name}` is\n\n" + _fields(document, field)
     return text
+
+
+def _table(kind: str, rows: list[tuple[str, str, str, str]]) -> str:
+    """Without the defaults where nothing has one."""
+    if any(default for _, _, default, _ in rows):
+        return table((kind, "type", "default", ""), rows)
+    return table((kind, "type", ""), [(name, type_, meaning) for name, type_, _, meaning in rows])
 
 
 def _resolve(document: _Node, schema: _Node) -> _Node:

@@ -11,7 +11,7 @@ from elbod.api.app import create_app
 from elbod.errors import STATUS
 from elbod.generators.checkpoint import families as family_names
 from elbod.generators.checkpoint import family
-from elbod.settings import Settings
+from elbod.settings import Settings, load_settings
 from elbod.training.recipes import RECIPES
 
 
@@ -42,7 +42,7 @@ def families() -> str:
 
 def metrics() -> str:
     """As a server that nobody has asked yet shows them."""
-    text, _ = asyncio.run(create_app(Settings(store="memory://")).state.service.metrics.text(""))
+    text, _ = asyncio.run(create_app(load_settings(store="memory://")).state.service.metrics.text(""))
     shown = text_string_to_metric_families(text.decode())
     rows = [(f"`{_exposed(m.name, m.type)}`", m.type, m.documentation) for m in shown if m.name.startswith("elbod_")]
     return table(("metric", "type", ""), [row for row in rows if "_created" not in row[0]])

@@ -46,6 +46,13 @@ def test_every_answer_says_which_model_seed_and_fingerprint_it_is_of(http: httpx
         assert body["fingerprint"].startswith("elbod-")
 
 
+def test_grey_images_may_have_their_channel_as_an_axis_or_not(http: httpx.Client, levels_rows: Any) -> None:
+    x = levels_rows[:2]
+    plain, with_axis = (post(http, "/elbo", x=rows.tolist(), seed=1) for rows in (x, x[:, None]))
+    assert plain == with_axis
+    assert post(http, "/encode", x=x[:, None].tolist(), seed=1) == post(http, "/encode", x=x.tolist(), seed=1)
+
+
 def test_a_missing_seed_is_drawn_and_returned(http: httpx.Client) -> None:
     first, second = post(http, "/sample"), post(http, "/sample")
     assert first["seed"] != second["seed"]

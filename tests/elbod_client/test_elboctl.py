@@ -63,14 +63,37 @@ def test_samples_are_saved_and_described(shell: Shell, client: Client) -> None:
     assert np.array_equal(np.load(shell.folder / "a.npy"), expected)
 
 
-def test_rows_are_encoded(shell: Shell, client: Client, levels_rows: Any) -> None:
-    np.save(shell.folder / "x.npy", levels_rows)
+def test_rows_are_encoded_batch_by_batch(shell: Shell, client: Client, levels_rows: Any) -> None:
+    rows = np.tile(levels_rows, (210, 1, 1))  # three batches
+    np.save(shell.folder / "x.npy", rows)
     shell.run("encode", "--data", "x.npy", "--output", "q.npz", "--num-samples", "2", "--seed", "3")
-    expected = client.encode(levels_rows, num_samples=2, seed=3)
+    expected = client.encode(rows, num_samples=2, seed=3)
     with np.load(shell.folder / "q.npz") as found:
-        assert np.array_equal(found["mean"], expected.mean)
-        assert np.array_equal(found["z"], expected.z)
-        assert np.array_equal(found["kl"], expected.kl)
+        assert set(found.files) == {"mean", "stddev", "z", "kl", "kl_per_dimension"}
+        for name in ("mean", "stddev", "z", "kl", "kl_per_dimension"):
+            assert found[name].tobytes() == getattr(expected, name).tobytes()
+            assert found[name].shape == getattr(expected, name).shape
+    assert {path.name for path in shell.folder.iterdir()} == {"x.npy", "q.npz"}
+
+
+def test_a_parameter_that_all_rows_share_is_kept_once(shell: Shell, client: Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(9_000, 6))
+    np.save(shell.folder / "x.npy", rows)
+    shell.run("encode", "--data", "x.npy", "--output", "q.npz", "--model", "linear")
+    expected = client.encode(rows, model="linear")
+    with np.load(shell.folder / "q.npz") as found:
+        assert found["mean"].shape == (9_000, 2)
+        assert np.array_equal(found["scale_tril"], expected.parameters["scale_tril"])
+
+
+def test_an_interrupted_encoding_leaves_nothing(shell: Shell, levels_rows: Any) -> None:
+    np.save(shell.folder / "x.npy", np.tile(levels_rows, (5_000, 1, 1)))
+    with shell.start("encode", "--data", "x.npy", "--output", "q.npz", "--num-samples", "4") as process:
+        wait_for(lambda: any(path.stat().st_size > 10_000 for path in shell.folder.glob(".q.npz.*/z.npy")), 60)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [path.name for path in shell.folder.iterdir()] == ["x.npy"]
 
 
 @pytest.mark.parametrize(("ending", "source"), [("csv", "npy"), ("jsonl", "npz"), ("npz", "npy"), ("parquet", "npz")])
@@ -132,7 +155,7 @@ def test_tables_and_folders_of_images_are_read(shell: Shell, client: Client) -> 
 def test_an_interrupted_score_goes_on_and_has_every_row_once(shell: Shell, client: Client, levels_rows: Any) -> None:
     rows = np.tile(levels_rows, (500, 1, 1))
     np.save(shell.folder / "x.npy", rows)
-    arguments = ("score", "--data", "x.npy", "--output", "s.npz", "--num-samples", "40")
+    arguments = ("score", "--data", "x.npy", "--output", "s.npz", "--num-samples", "15")
     parts = shell.folder / ".s.npz.parts"
     with shell.start(*arguments) as process:
         wait_for(lambda: len(list(parts.glob("0*.npz"))) >= 1, 60)
@@ -141,13 +164,13 @@ def test_an_interrupted_score_goes_on_and_has_every_row_once(shell: Shell, clien
     assert process.returncode == 130
     assert not (shell.folder / "s.npz").exists()
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")}
-    _, err = shell.run("score", "--data", "x.npy", "--output", "s.npz", "--num-samples", "41", code=1)
+    _, err = shell.run("score", "--data", "x.npy", "--output", "s.npz", "--num-samples", "16", code=1)
     assert "parts of another run, whose num_samples differ" in err
     copy = shutil.copytree(parts, shell.folder / "kept")
     _, err = shell.run(*arguments)
     assert "rows are there already" in err
     seed = json.loads((copy / "run.json").read_text())["chosen"]["seed"]
-    expected = client.elbo(rows, seed=seed, num_samples=40)
+    expected = client.elbo(rows, seed=seed, num_samples=15)
     with np.load(shell.folder / "s.npz") as found:
         assert found["elbo"].tobytes() == expected.elbo.tobytes()
         assert found["index"].tolist() == list(range(20_000))

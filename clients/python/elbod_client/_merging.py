@@ -14,7 +14,7 @@ from elbod_client._results import Array, FingerprintWarning, Posterior, Result, 
 R = TypeVar("R", bound=Result)
 
 # Parameters that all rows of an answer have in common.
-_SHARED: Final = frozenset({"scale_tril"})
+SHARED: Final = frozenset({"scale_tril"})
 
 
 def samples(parts: Sequence[Samples]) -> Samples:
@@ -24,7 +24,7 @@ def samples(parts: Sequence[Samples]) -> Samples:
 def posterior(parts: Sequence[Posterior]) -> Posterior:
     first = parts[0]
     parameters = {
-        name: values if name in _SHARED else _joined([part.parameters[name] for part in parts])
+        name: values if name in SHARED else _joined([part.parameters[name] for part in parts])
         for name, values in first.parameters.items()
     }
     columns: dict[str, Any] = {name: _column(parts, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
@@ -84,7 +84,7 @@ def _column(parts: Sequence[Any], name: str) -> Array | None:
 def _rows(part: Scores | Posterior) -> int:
     if isinstance(part, Scores):
         return len(part.elbo)
-    row_wise = [values for name, values in part.parameters.items() if name not in _SHARED]
+    row_wise = [values for name, values in part.parameters.items() if name not in SHARED]
     return next(len(values) for values in (*row_wise, part.z, part.kl) if values is not None)
 
 

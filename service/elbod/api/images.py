@@ -18,7 +18,7 @@ _MARGIN = 1
 
 def png_grid(x: NDArray[Any], likelihood: Likelihood) -> bytes:
     """The PNG of x (n, *event_shape) in data units. Raises NotAcceptable where an event is no image."""
-    pixels = _pixels(x, likelihood)
+    pixels = pixels_of(x, likelihood)
     n, height, width = pixels.shape[:3]
     zoom = max(1, -(-_MIN_TILE // min(height, width)))
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -35,7 +35,7 @@ def png_grid(x: NDArray[Any], likelihood: Likelihood) -> bytes:
     return out.getvalue()
 
 
-def _pixels(x: NDArray[Any], likelihood: Likelihood) -> NDArray[np.uint8]:
+def pixels_of(x: NDArray[Any], likelihood: Likelihood) -> NDArray[np.uint8]:
     """(n, H, W) or (n, H, W, 3) in 0 ... 255: levels and probabilities stretched, densities clipped to [0, 1]."""
     shape = likelihood.event_shape
     if len(shape) == 3 and shape[0] in (1, 3):

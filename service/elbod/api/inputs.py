@@ -15,10 +15,14 @@ Array = NDArray[Any]
 
 
 def check_rows(resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int) -> Array:
-    """x itself, if it is (n, *event_shape) of finite values in the support, 1 <= n <= max_rows. Raises InvalidInput."""
+    """x as (n, *event_shape), finite and in the support, 1 <= n <= max_rows. Raises InvalidInput.
+
+    Grey images may have their one channel as an axis or not, whichever the model was trained with.
+    """
     if x is None:
         raise InvalidInput.at("/x", "x is missing: the rows to work on, in data units")
     likelihood, model = resident.generator.likelihood, f"model {resident.name!r}"
+    x = _of_channels(x, likelihood.event_shape)
     _check_shape("x", x, likelihood.event_shape, model, max_rows)
     _check_finite("x", x)
     if binarize is not None:
@@ -83,6 +87,14 @@ def check_count(name: str, value: int, limit: int) -> None:
     """A count against its limit. Raises InvalidInput."""
     if value > limit:
         raise InvalidInput.at(f"/{name}", f"{name} is {value}, the limit is {limit}")
+
+
+def _of_channels(x: Array, shape: tuple[int, ...]) -> Array:
+    if len(shape) == 3 and x.shape[1:] == shape[1:] and shape[0] == 1:
+        return x[:, None]
+    if len(shape) == 2 and x.shape[1:] == (1, *shape):
+        return x[:, 0]
+    return x
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: str, max_rows: int) -> None:

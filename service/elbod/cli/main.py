@@ -11,6 +11,7 @@ from elbod import __version__
 from elbod.cli import keys, models
 from elbod.cli.demo import demo
 from elbod.cli.encode import encode
+from elbod.cli.report import report
 from elbod.cli.sample import sample
 from elbod.cli.score import score
 from elbod.cli.serve import serve
@@ -22,6 +23,7 @@ from elbod_store import StoreError
 app = typer.Typer(name="elbod", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
 app.command()(encode)
+app.command()(report)
 app.command()(sample)
 app.command()(score)
 app.command()(serve)

@@ -32,14 +32,13 @@ def encode(
     options.check_binarize(binarize)
     if output.suffix != ".npz":
         raise typer.BadParameter(f"--output {output}: the ending must be .npz")
-    import numpy as np
-
     from elbod_client import _merging
     from elbod_client.cli import outputs, sources
+    from elbod_client.cli.growing import Growing
 
     source = sources.open_rows(data, image_size)
     outputs.check_folder(output)
-    with options.connect(url, model, timeout) as client:
+    with options.connect(url, model, timeout) as client, Growing(output, source.rows) as arrays:
         parts = client.stream_encode(
             source.batches(),
             num_samples=num_samples,
@@ -49,11 +48,13 @@ def encode(
             label=label,
             progress=not (quiet or as_json),
         )
-        found = _merging.posterior(list(parts))
-    columns: dict[str, Any] = dict(found.parameters)
-    columns |= {name: getattr(found, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
-    with outputs.replacing(output) as draft, draft.open("wb") as file:
-        np.savez(file, **{name: values for name, values in columns.items() if values is not None})
+        for found in parts:
+            columns: dict[str, Any] = {name: getattr(found, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
+            columns |= found.parameters
+            for name in _merging.SHARED & columns.keys():
+                arrays.whole(name, columns.pop(name))
+            arrays.append({name: values for name, values in columns.items() if values is not None})
+        arrays.finish()
     described = {
         "model": str(found.model),
         "seed": found.seed,
