@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
-# The browser's own words about an answer that is an error, or that never came.
-_NETWORK = "Failed to load resource"
+# The browser's own words about an answer that is an error or never came, and about tests that look at pixels.
+_ITS_OWN = ("Failed to load resource", "willReadFrequently")
 
 
 class Visitor:
@@ -30,7 +30,7 @@ class Visitor:
                 self.failures.append(f"asked {request.url}")
 
         def said(message: ConsoleMessage) -> None:
-            if message.type in {"error", "warning"} and _NETWORK not in message.text:
+            if message.type in {"error", "warning"} and not any(words in message.text for words in _ITS_OWN):
                 self.failures.append(f"console: {message.text}")
 
         opened.on("request", asked)

@@ -34,6 +34,23 @@ def test_classes_are_drawn_in_turn_or_one_of_them(visit: Callable[..., Page], se
     expect(page.get_by_role("button", name="Sample 4, owl")).to_be_visible()
 
 
+def test_a_vector_is_drawn_as_bars_in_the_colours_of_the_page(visit: Callable[..., Page], server: Server) -> None:
+    count = """canvas => {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return [...new Set(new Uint32Array(data.buffer))].length;
+    }"""
+    page = visit(server.url, "sample?model=linear&n=16")
+    tile = page.locator("#panel-sample .tile canvas").first
+    tile.wait_for()
+    corner = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data]"
+    assert tile.evaluate(count) > 2
+    assert min(tile.evaluate(corner)) > 200
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        f"() => Math.max(...({corner})(document.querySelector('#panel-sample .tile canvas')).slice(0, 3)) < 60"
+    )
+
+
 def test_numbers_are_typed_for_a_model_of_vectors(visit: Callable[..., Page], server: Server) -> None:
     page = visit(server.url, "score?model=linear&from=numbers")
     page.locator("#panel-score[data-model]").wait_for()

@@ -171,6 +171,9 @@ addEventListener("popstate", () => {
   else display();
 });
 
+// Canvases are painted in the colours of the moment.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", display);
+
 const dialog = element("key-dialog");
 element("key-button").addEventListener("click", () => { element("key").value = ""; dialog.showModal(); });
 dialog.addEventListener("close", () => {

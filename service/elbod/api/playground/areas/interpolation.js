@@ -35,8 +35,8 @@ export class Interpolation {
   async show(model) {
     if (this.model !== model) {
       this.model = model;
-      this.reference = await get(`models/${encodeURIComponent(model.name)}/versions/${model.version}/reference`)
-        .catch((error) => { if (error.status === 404) return null; throw error; });
+      const path = `models/${encodeURIComponent(model.name)}/versions/${model.version}/reference`;
+      this.reference = model.manifest.reference ? await get(path) : null;
     }
     const examples = this.reference ? unpack(this.reference.x).shape[0] : 0;
     for (const slot of ["a", "b"]) {

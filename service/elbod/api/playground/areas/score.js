@@ -189,13 +189,9 @@ export function build(panel, app) {
   });
 
   async function heldOutRows() {
-    try {
-      const found = await get(`models/${encodeURIComponent(model().name)}/versions/${model().version}/reference`);
-      return { x: unpack(found.x), label: found.label ? unpack(found.label) : null, elbo: unpack(found.elbo) };
-    } catch (error) {
-      if (error.status === 404) return null;
-      throw error;
-    }
+    if (!model().manifest.reference) return null;
+    const found = await get(`models/${encodeURIComponent(model().name)}/versions/${model().version}/reference`);
+    return { x: unpack(found.x), label: found.label ? unpack(found.label) : null, elbo: unpack(found.elbo) };
   }
 
   async function adapt() {

@@ -53,7 +53,7 @@ function pictures(model, x, mean, map) {
     paint(reconstructed, model, mean, range);
     found.push(figure(reconstructed, "Reconstruction", "E[x|z] at the most likely z", `Reconstruction: ${described(model, mean)}`));
   }
-  const words = `log p(x_i|z) of each element, ${plain(low, 1)} to ${plain(high, 1)} nats; the darkest cost most`;
+  const words = `log p(x_i|z) of each element, ${plain(low, 1)} to ${plain(high, 1)} nats; the lowest cost most`;
   const label = `Contribution of each element, from ${plain(low, 2)} to ${plain(high, 2)} nats`;
   if (model.image) {
     const canvas = h("canvas");

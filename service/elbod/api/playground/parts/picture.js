@@ -49,17 +49,17 @@ function paintVector(canvas, x, [low, high]) {
   const context = canvas.getContext("2d");
   const style = getComputedStyle(document.documentElement);
   context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.fillStyle = style.getPropertyValue("--sunken");
+  context.fillStyle = style.getPropertyValue("--map-zero");
   context.fillRect(0, 0, CHART.width, CHART.height);
   const inset = 8;
   const y = (value) => inset + ((high - value) / (high - low || 1)) * (CHART.height - 2 * inset);
   const step = (CHART.width - 2 * inset) / x.length;
-  context.strokeStyle = style.getPropertyValue("--rule");
+  context.strokeStyle = style.getPropertyValue("--chart-rule");
   context.beginPath();
   context.moveTo(inset, y(0));
   context.lineTo(CHART.width - inset, y(0));
   context.stroke();
-  const ink = style.getPropertyValue("--accent");
+  const ink = style.getPropertyValue("--chart-bar");
   context.fillStyle = ink;
   context.strokeStyle = ink;
   if (x.length <= MOST_BARS) {
