@@ -21,10 +21,11 @@ export function build(panel, app) {
   const curve = h("section", { class: "card" });
   const card = h("section", { class: "card prose" });
   const promotion = new Promotion(async (words) => {
-    said.textContent = words;
-    said.hidden = !words;
     await look();
     await app.refresh();
+    // Only now: whoever moves the alias on expects what is shown.
+    said.textContent = words;
+    said.hidden = !words;
   });
   let timer = 0;
   let looks = 0;
