@@ -53,6 +53,15 @@ def test_grey_images_may_have_their_channel_as_an_axis_or_not(http: httpx.Client
     assert post(http, "/encode", x=x[:, None].tolist(), seed=1) == post(http, "/encode", x=x.tolist(), seed=1)
 
 
+@pytest.mark.parametrize("model", ["levels", "mixture"])
+def test_a_reconstruction_map_sums_to_the_reconstruction_drawn_or_exact(
+    http: httpx.Client, levels_rows: Any, model: str
+) -> None:
+    x = levels_rows[:5].tolist()
+    body = post(http, "/elbo", model=model, x=x, num_samples=2, seed=2, include=["reconstruction_map"])
+    np.testing.assert_allclose(np.array(body["reconstruction_map"]).sum((1, 2)), body["reconstruction"], rtol=1e-9)
+
+
 def test_a_missing_seed_is_drawn_and_returned(http: httpx.Client) -> None:
     first, second = post(http, "/sample"), post(http, "/sample")
     assert first["seed"] != second["seed"]

@@ -6,6 +6,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.playground.support import pixels
+from tests.support import wait_for
 
 
 def test_traversals_are_ordered_by_the_kl_of_the_held_out_rows(visit: Callable[..., Page], digits: str) -> None:
@@ -24,6 +25,7 @@ def test_the_pad_decodes_while_it_is_dragged_and_ends_where_the_finger_does(
     page = visit(digits, "explore")
     pad = page.locator(".pad")
     expect(page.locator(".end canvas").first).to_be_visible()
+    expect(pad).not_to_have_attribute("data-decoded", "0")
     pad.scroll_into_view_if_needed()
     decoded = int(pad.get_attribute("data-decoded") or 0)
     box = pad.bounding_box()
@@ -32,7 +34,7 @@ def test_the_pad_decodes_while_it_is_dragged_and_ends_where_the_finger_does(
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9, steps=30)
     page.mouse.up()
-    page.wait_for_function(f"Number(document.querySelector('.pad').dataset.decoded) > {decoded + 5}")
+    wait_for(lambda: int(pad.get_attribute("data-decoded") or 0) > decoded + 5, 30)
     across, up = (int(select.input_value()) for select in page.locator(".padded select").all())
     sliders = page.locator(".padded input[type=range]")
     at = [float(sliders.nth(i).input_value()) for i in (0, 1)]

@@ -103,5 +103,5 @@ def _what_to_try(url: str, row: list[Any] | None, *, with_key: bool) -> str:
             f"curl -s {url}/encode {header} -d '{{\"x\": {x}}}'",
             f"curl -s {url}/elbo {header} -d '{{\"x\": {x}, {sizes}}}'",
         ]
-    title = f"\nelbod is ready: open {url} in a browser (API: {url}/docs). Or try, in another terminal:"
+    title = f"\nelbod is ready: open {url}/ in a browser (the API: {url}/docs), or try in another terminal:"
     return "\n\n".join([title, *commands, "Ctrl-C stops the server."])

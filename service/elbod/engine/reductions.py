@@ -167,7 +167,7 @@ def _map(chunk: _Chunk, samples: int) -> Array:
     """E_q[log p(x_i|z)] (n, *event_shape), under a marginal also the mean over p(y|x) of what each label gives."""
     found = chunk.row["reconstruction_map"]
     if chunk.labels is None:
-        return found
+        return chunk.row.get("expected_map", found)
     rho = chunk.labels.first(samples).posterior()
     return mean_over_labels(rho, found.reshape(*rho.shape, *found.shape[1:]))
 

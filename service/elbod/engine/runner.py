@@ -143,11 +143,10 @@ class Runner:
                 outputs["entropy"] = exact.entropy()
                 if per_dimension is not None:
                     outputs["kl_per_dimension"] = per_dimension
-            optional = {
-                "log_evidence": generator.log_evidence(rows),
-                "expected_reconstruction": generator.expected_log_likelihood(rows, posterior),
-            }
-            outputs |= {name: value for name, value in optional.items() if value is not None}
+            if (evidence := generator.log_evidence(rows)) is not None:
+                outputs["log_evidence"] = evidence
+            if (elements := generator.expected_log_likelihood(rows, posterior)) is not None:
+                outputs |= {"expected_reconstruction": elements.flatten(1).sum(-1), "expected_map": elements}
             return {name: _array(value) for name, value in outputs.items()}
 
     def draw(self, generator: Generator, inputs: DrawInputs) -> Outputs:

@@ -76,7 +76,7 @@ class Task:
         self._encodes = job.x is not None
         # Under a marginal over labels closed-form terms would bias the bound up.
         self._samples_kl = resident.generator.kl_estimator != "closed_form" or job.marginal_labels > 0
-        self._kept = _KEPT[job.verb] | {job.output}
+        self._kept = _KEPT[job.verb] | {job.output} | ({"expected_map"} if job.reconstruction_map else set())
         # Chunks of tasks of one kind are reduced by the same formulas, row by row.
         counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
         self.kind = (resident, job.verb, *counts, job.label is None, job.binarize, job.output, job.x is None)

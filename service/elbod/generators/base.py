@@ -134,7 +134,7 @@ class Generator(nn.Module, ABC):
         return torch.ones(len(z), dtype=torch.bool, device=z.device)
 
     def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor | None:
-        """E_q[log p(x|z)] (n,) in closed form, float64; None for families that have to draw."""
+        """E_q[log p(x_i|z)] of every element in closed form, (n, *event_shape), float64; None: it has to be drawn."""
         return None
 
     def latent_terms(self, q: Posterior, z: Tensor) -> LatentTerms:

@@ -6,7 +6,7 @@
 Everything is a finite sum: the bound is exact and equals log p(x) (McLachlan and Peel, "Finite Mixture Models", 2000).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -81,7 +81,11 @@ class Mixture(Generator):
         return (z == z.round()).all(-1) & (z >= 0).all(-1) & (z < len(self.logits)).all(-1)
 
     def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor:
-        return (q.parameters["log_probs"].exp() * self._log_likelihoods(x)).sum(-1)
+        expected = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        weights = q.parameters["log_probs"].double().exp().reshape(len(x), -1, *[1] * (x.ndim - 1))
+        for weight, elements in zip(weights.unbind(1), self._elements(x), strict=True):
+            expected += weight * elements
+        return expected
 
     def log_evidence(self, x: Tensor) -> Tensor:
         return torch.logsumexp(self._log_likelihoods(x) + self.prior().log_probs, dim=-1)
@@ -96,9 +100,10 @@ class Mixture(Generator):
 
     def _log_likelihoods(self, x: Tensor) -> Tensor:
         """log p(x|z) for every z, (n, K), float64."""
-        columns = []
-        # One component at a time: n x K x D numbers would not stay in the cache.
+        return torch.stack([elements.flatten(1).sum(-1) for elements in self._elements(x)], dim=-1)
+
+    def _elements(self, x: Tensor) -> Iterator[Tensor]:
+        """log p(x_i|z) for one z after another, (n, *event_shape): n x K x D numbers would not stay in the cache."""
         for outputs in self.outputs:
             observation = self.likelihood.observe(outputs.expand(len(x), *outputs.shape), self.shift, self.scale)
-            columns.append(observation.double().log_prob(x).flatten(1).sum(-1))
-        return torch.stack(columns, dim=-1)
+            yield observation.double().log_prob(x)

@@ -154,10 +154,9 @@ def _score_block(
     prior, encoded = generator.prior(), generator.encode(x, label)
     exact = encoded.double()
     n, step = len(x), max(1, _TILE // len(x))
-    closed: dict[str, Tensor | None] = {
-        "log_evidence": generator.log_evidence(x),
-        "expected_reconstruction": generator.expected_log_likelihood(x, encoded),
-    }
+    closed: dict[str, Tensor | None] = {"log_evidence": generator.log_evidence(x)}
+    if (elements := generator.expected_log_likelihood(x, encoded)) is not None:
+        closed["expected_reconstruction"] = elements.flatten(1).sum(1)
     if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
         closed |= {
             "kl": prior.kl(exact),

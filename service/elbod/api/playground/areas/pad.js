@@ -83,6 +83,8 @@ export class Pad {
 
   /** What the sliders say is where the knob is, and what is decoded. */
   #moved() {
+    // Before the first latent is there, there is nothing to turn.
+    if (!this.z) return;
     const [a, b] = this.#dims();
     const z = Float32Array.from(this.z);
     const share = this.sliders.map(({ value, input }) => (value - input.min) / (input.max - input.min));

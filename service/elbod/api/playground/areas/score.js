@@ -62,7 +62,8 @@ export function build(panel, app) {
     const mean = shown.labels && given === null ? null : await post("sample", { ...about, x: body.x, seed: body.seed, temperature: 0, output: "mean" })
       .then((found) => row(unpack(found.x), 0)).catch((error) => { if (error.status === 422) return null; throw error; });
     const calibration = await held(shown, answer);
-    if (shown !== app.model) return;
+    // Something else may have been put in meanwhile, also what cannot be scored.
+    if (shown !== app.model || x !== current) return;
     failure.clear();
     results.replaceChildren(...verdict(shown, x, answer, mean, calibration));
     const { elbo } = numbersOf(answer);
@@ -148,9 +149,13 @@ export function build(panel, app) {
     try {
       x.set(x instanceof BigInt64Array ? values.map(BigInt) : values);
     } catch {
+      nothing("");
       return failure.show(new Error("This model needs whole numbers."));
     }
-    if (x instanceof Uint8Array && values.some((value, i) => x[i] !== value)) return failure.show(new Error(`This model needs whole numbers from 0 to ${model().top}.`));
+    if (x instanceof Uint8Array && values.some((value, i) => x[i] !== value)) {
+      nothing("");
+      return failure.show(new Error(`This model needs whole numbers from 0 to ${model().top}.`));
+    }
     return score(x);
   }
 
