@@ -12,12 +12,14 @@ export class Promotion {
     this.version = h("select");
     this.versionField = h("label", { class: "field" }, h("span", {}, "Version"), this.version);
     this.why = h("input", { type: "text", required: true, maxlength: 1000 });
+    this.key = h("input", { type: "password", autocomplete: "off", spellcheck: false });
     this.words = h("p");
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.submit = h("button", { class: "primary" });
     const form = h("form", { onsubmit: (event) => { event.preventDefault(); this.#send(); } }, this.title, this.words,
       h("label", { class: "field" }, h("span", {}, "Alias"), this.alias), this.versionField,
-      h("label", { class: "field" }, h("span", {}, "Why"), this.why, h("small", {}, "for the alias's history")), this.problem,
+      h("label", { class: "field" }, h("span", {}, "Why"), this.why, h("small", {}, "for the alias's history")),
+      h("label", { class: "field" }, h("span", {}, "Key of scope “admin”"), this.key, h("small", {}, "where the server has keys; kept in this page's memory")), this.problem,
       h("div", { class: "actions" }, h("button", { type: "button", onclick: () => this.element.close() }, "Cancel"), this.submit));
     this.element = h("dialog", { "aria-labelledby": "promotion-title" }, form);
   }
@@ -46,14 +48,14 @@ export class Promotion {
     this.submit.disabled = true;
     try {
       const body = { expected, why: this.why.value };
-      const move = await (this.back ? change("DELETE", path, body) : change("PUT", path, { ...body, version: Number(this.version.value) }));
+      const key = this.key.value.trim();
+      const move = await (this.back ? change("DELETE", path, body, key) : change("PUT", path, { ...body, version: Number(this.version.value) }, key));
       this.element.close();
       announce(`${move.name}@${move.alias} names version ${move.version} now`);
       await this.moved(`${move.name}@${move.alias} names version ${move.version} now.`);
     } catch (error) {
       const lost = error.status === 409;
-      const keyless = error.status === 401 ? "A key of scope “admin” is needed: cancel, and press “Key”. " : "";
-      this.problem.textContent = `${lost ? "Somebody else was faster, and nothing was changed: " : keyless}${error.message}`;
+      this.problem.textContent = `${lost ? "Somebody else was faster, and nothing was changed: " : ""}${error.message}`;
       this.problem.hidden = false;
       if (lost) await this.moved("");
       else this.submit.disabled = false;

@@ -22,9 +22,9 @@ export function useKey(text) {
   events.dispatchEvent(new Event("keyed"));
 }
 
-async function send(path, { method = "GET", body, accept = "application/json", signal } = {}) {
+async function send(path, { method = "GET", body, accept = "application/json", signal, other = "" } = {}) {
   const headers = { Accept: accept };
-  if (key) headers.Authorization = `Bearer ${key}`;
+  if (other || key) headers.Authorization = `Bearer ${other || key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
@@ -38,7 +38,7 @@ async function send(path, { method = "GET", body, accept = "application/json", s
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  if (response.status === 401) events.dispatchEvent(new Event("locked"));
+  if (response.status === 401 && !other) events.dispatchEvent(new Event("locked"));
   throw new Problem(response.status, problem.detail ?? `HTTP status ${response.status}`, problem.title);
 }
 
@@ -49,8 +49,8 @@ export const get = async (path, options) => (await send(path, options)).json();
 export const post = async (path, body, options) =>
   (await send(path, { method: "POST", body: { ...body, encoding: "base64" }, ...options })).json();
 
-/** The answer to a PUT or DELETE. */
-export const change = async (method, path, body) => (await send(path, { method, body })).json();
+/** The answer to a PUT or DELETE, which may need another key than the page's own. */
+export const change = async (method, path, body, other) => (await send(path, { method, body, other })).json();
 
 /** A picture of samples. */
 export const picture = async (body) => (await send("sample", { method: "POST", body, accept: "image/png" })).blob();

@@ -27,6 +27,7 @@ export function lines(series, { label, width = 560, height = 220, unit = "", xLa
   const px = (x) => inset.left + ((x - x0) / (x1 - x0 || 1)) * (width - inset.left - inset.right);
   const py = (y) => height - inset.bottom - ((y - y0) / (y1 - y0)) * (height - inset.top - inset.bottom);
   const marks = ticks(y0, y1, height < 160 ? 2 : 4);
+  if (zero && marks.at(-1) < y1) marks.push(y1 = marks.length * (marks[1] ?? y1));
   for (const tick of marks) {
     svg.append(s("line", { x1: inset.left, x2: width - inset.right, y1: py(tick), y2: py(tick), class: "rule" }),
       text(inset.left - 8, py(tick) + 4, tickText(tick, marks), "tick", "end"));
