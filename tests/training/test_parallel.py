@@ -84,6 +84,31 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_with_two_to_the_same_vers
     assert digests[0] == digests[1]
 
 
+def test_the_threads_of_a_group_end_with_it(tmp_path):
+    """Those that outlive it meet the interpreter's end, and may abort a process that has done its work."""
+    program = tmp_path / "join.py"
+    program.write_text(
+        "import pathlib, torch\n"
+        "from elbod.training.parallel import join\n"
+        "def threads():\n"
+        "    names = [path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "    return [name.strip() for name in names if 'gloo' in name]\n"
+        "with join(torch.device('cpu')) as group:\n"
+        "    weight = torch.nn.Parameter(torch.ones(3))\n"
+        "    optimizer = torch.optim.Adam([weight])\n"
+        "    weight.sum().backward()\n"
+        "    group.add_up([weight.grad])\n"
+        "    optimizer.step()\n"
+        "    assert threads(), 'there were none to begin with'\n"
+        "print('left:', threads())\n"
+    )
+
+    done = two(program)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["left: []"] * 2
+
+
 def test_processes_that_would_train_different_things_end_with_one_line_each(tmp_path):
     program = tmp_path / "different.py"
     program.write_text(

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _ACCEPT_AGAIN = 1.0
+_BURST = 0.001
 
 
 class _Server(uvicorn.Server):
@@ -73,7 +74,8 @@ class _Server(uvicorn.Server):
 
 
 class Acceptor:
-    """Takes connections of a socket that other processes listen on, too: one in each turn of the event loop.
+    """Takes connections of a socket that other processes listen on, too: one in each turn of the event loop, and of
+    those that come all at once one a millisecond.
 
     An event loop's own server takes all that wait, and so one worker would answer whoever came at the same time, for as
     long as they keep their connections.
@@ -85,6 +87,7 @@ class Acceptor:
         self._loop, self._listener, self._protocol = loop, listener, protocol
         self._opening: set[asyncio.Task[object]] = set()
         self._closed = False
+        self._accepted_at = 0.0
         listener.setblocking(False)
         self._listen()
 
@@ -105,6 +108,12 @@ class Acceptor:
             self._loop.call_later(_ACCEPT_AGAIN, self._listen)
             return
         connection.setblocking(False)
+        now = self._loop.time()
+        if now - self._accepted_at < _BURST:
+            # The others may be asleep, and wake up meanwhile.
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(_BURST, self._listen)
+        self._accepted_at = now
         opening = self._loop.create_task(self._open(connection))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)

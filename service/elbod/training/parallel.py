@@ -7,6 +7,7 @@ and bytes.
 
 import contextlib
 import hashlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,9 @@ def join(device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend += ",cuda:nccl"
+    # Optimizers import this at their first use. Imported while there is a group it holds on to it, and the group's
+    # threads live until the interpreter ends, which then is at times an abort (torch 2.13).
+    importlib.import_module("torch._dynamo")
     with _peers():
         dist.init_process_group(backend, timeout=_TIMEOUT)
     try:
