@@ -44,9 +44,9 @@ docs: install-dev
 docs-serve: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# Two at a time: most tests wait for processes of their own; with three, those that time processes fail now and then.
+# Three at a time: most tests wait for processes of their own.
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 # elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
 # in seven minutes. Uses wrk where it is installed.

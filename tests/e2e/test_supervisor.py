@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,22 +155,26 @@ def test_a_second_signal_ends_supervisor_and_workers_at_once(pair: Server) -> No
         assert isinstance(answer.exception(30), httpx.TransportError)
 
 
-def supervised(store: str, log: Path, model: str, **variables: str) -> subprocess.Popen[str]:
-    """A server of one worker that is replaced after two seconds of silence."""
+@contextmanager
+def supervised(store: str, log: Path, model: str, **variables: str) -> "Iterator[subprocess.Popen[str]]":
+    """A server of one worker that is replaced after five seconds of silence."""
     program = f"""
 from elbod.settings import load_settings
 from elbod.supervisor import supervise
 settings = load_settings(store={store!r}, model={model!r}, port=0, workers=1)
-raise SystemExit(supervise(settings, announce=lambda url: print(url, flush=True), silence=2))
+raise SystemExit(supervise(settings, announce=lambda url: print(url, flush=True), silence=5))
 """
-    with log.open("w") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=os.environ | variables,
-        )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | variables
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment) as process,
+    ):
+        try:
+            yield process
+        finally:
+            # A test that failed would else wait for it.
+            process.kill()
 
 
 def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore, tmp_path: Path) -> None:
