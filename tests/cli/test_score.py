@@ -132,7 +132,7 @@ def test_the_flips_of_an_exact_model_are_told_apart_as_its_evidence_says(run, st
 
 def test_a_file_may_have_any_dtype_that_holds_the_values(run, store, tmp_path):
     x, found = np.random.default_rng(0).integers(0, 2, (5, 8, 8)), set()
-    for dtype in ("int64", "bool", "uint16", "float16", ">f8"):
+    for dtype in ("int64", "bool", "int8", "uint16", "uint64", "float16", ">f8"):
         np.save(tmp_path / "rows.npy", x.astype(dtype))
         done = run("score", "--model", "levels", "--store", store.objects.url, "--data", "rows.npy", "--json")
         assert done.returncode == 0, (dtype, done.stderr)

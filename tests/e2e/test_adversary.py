@@ -18,7 +18,7 @@ import numpy as np
 from elbod_store import ModelStore
 from tests.support import Server
 
-SECONDS = float(os.environ.get("ELBOD_ADVERSARY_SECONDS", "8"))
+SECONDS = float(os.environ.get("ELBOD_ADVERSARY_SECONDS", "12"))
 CALLERS = 12
 # Enough that most requests come more than once, in other company.
 SCRIPTS = 150
