@@ -178,6 +178,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
+def test_a_file_that_the_disk_has_no_room_for_leaves_no_part_of_its_copy(small_disk: Path, tmp_path: Path) -> None:
+    store = ModelStore.open(small_disk / "store")
+    store.publish(a_draft())
+    before, weights = store.objects.list_after("blobs"), tmp_path / "weights"
+    weights.write_bytes(safetensors_bytes(2, size=2_000_000))
+    with pytest.raises(Unavailable, match="No space left"):
+        store.publish(a_draft(weights=weights))
+    assert store.objects.list_after("blobs") == before
+    weights.write_bytes(safetensors_bytes(3, size=1_000))
+    assert store.publish(a_draft(weights=weights)).version == 2
+
+
 def test_a_full_disk_is_unavailable_shows_no_version_and_recovers(small_disk: Path) -> None:
     store = ModelStore.open(small_disk / "store")
     store.publish(a_draft(fill=1))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from elbod.cli.scoring import Session
+from elbod.engine.jobs import Job
 from elbod.report.coverage import LEVELS, coverage, student_quantile
 from elbod.report.findings import Findings, find
 from elbod.report.page import page
@@ -78,7 +79,10 @@ def found(session: Session, name: str, *, labelled: bool = True) -> Findings:
     if blueprint.labels is not None and labelled:
         label = np.arange(20) % len(blueprint.labels)
     x = rows_of(blueprint.event_shape, blueprint.levels)
-    run = lambda job, title: session.run(job, resident, title)  # noqa: E731
+
+    def run(job: Job, title: str) -> dict[str, Any]:
+        return session.run(job, resident, title)
+
     return find(resident, x, label, "rows of a test", run, seed=5, draws=4, importance=8)
 
 
