@@ -1,0 +1,49 @@
+"""The command, and rows that models of `served_store` score."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elbod_store import ModelStore
+from tests.scale.nodes import Node
+from tests.support import ELBOD
+
+Elbod = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def elbod(served_store: ModelStore, tmp_path: Path) -> Elbod:
+    """Runs `elbod` with these arguments on `served_store` in `tmp_path`."""
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        env = os.environ | {"COLUMNS": "200", "ELBOD_STORE": served_store.objects.url} | variables
+        command = [str(ELBOD), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path, env=env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> Any:
+    """(700, 8, 8) uint8 rows in the support of `levels`."""
+    return np.random.default_rng(3).integers(0, 17, (700, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def start_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Node]]:
+    """Starts nodes of Ray clusters, which end with the test."""
+    started: list[Node] = []
+
+    def start(head: Node | None = None, **variables: str) -> Node:
+        started.append(Node(tmp_path_factory.mktemp("node"), head, variables))
+        return started[-1]
+
+    yield start
+    for node in reversed(started):
+        node.kill(signal.SIGKILL)
