@@ -33,8 +33,12 @@ from tests.deploy.schemas.reduce import documents, reduce
 KINDS = ("RayService", "NetworkPolicy", "PodDisruptionBudget")
 SCHEMAS = {kind: json.loads((ROOT / f"tests/deploy/schemas/{kind.lower()}.json").read_text()) for kind in KINDS}
 NODES = pytest.mark.parametrize("group", [HEAD, WORKER], ids=["head", "worker"])
-SETTINGS = Settings(**APPLICATION["args"])
 README = (ROOT / "deploy/ray/README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings(**APPLICATION["args"])
 
 
 def test_serve_knows_every_option_and_takes_its_value() -> None:
@@ -49,10 +53,10 @@ def test_the_application_is_elbods_and_is_alone_at_the_root() -> None:
     assert (APPLICATION["name"], APPLICATION["route_prefix"], DEPLOYMENT["name"]) == ("elbod", "/", "elbod")
 
 
-def test_its_arguments_are_settings_of_elbod_which_ask_for_keys() -> None:
-    assert set(APPLICATION["args"]) <= SETTINGS.model_fields_set
-    assert SETTINGS.keys_file is not None
-    assert not SETTINGS.insecure
+def test_its_arguments_are_settings_of_elbod_which_ask_for_keys(settings: Settings) -> None:
+    assert set(APPLICATION["args"]) <= settings.model_fields_set
+    assert settings.keys_file is not None
+    assert not settings.insecure
     with pytest.raises(ValueError, match="modle"):
         Settings(**APPLICATION["args"], modle="digits")
 
@@ -98,21 +102,29 @@ def test_the_schemas_hold_what_the_manifest_uses_and_no_more(kind: str) -> None:
     assert reduce(SCHEMAS[kind], documents(kind), {}) == SCHEMAS[kind]
 
 
-def test_a_replica_is_given_the_time_of_its_drain_a_node_that_of_its_replicas_and_a_pod_that_of_its_node() -> None:
+def test_a_replica_is_given_the_time_of_its_drain_a_node_that_of_its_replicas_and_a_pod_that_of_its_node(
+    settings: Settings,
+) -> None:
     node = float(variables(WORKER)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-    assert SETTINGS.drain_timeout < DEPLOYMENT["graceful_shutdown_timeout_s"] < node
+    assert settings.drain_timeout < DEPLOYMENT["graceful_shutdown_timeout_s"] < node
     assert node < pod(WORKER)["terminationGracePeriodSeconds"]
 
 
-def test_the_workers_have_room_for_the_replicas_from_the_fewest_to_the_most() -> None:
+def test_the_workers_have_room_for_the_replicas_from_the_fewest_to_the_most(settings: Settings) -> None:
     limits = container(WORKER)["resources"]["limits"]
     each = int(limits["cpu"]) // DEPLOYMENT["ray_actor_options"]["num_cpus"]
     scale = DEPLOYMENT["autoscaling_config"]
     assert 0 < scale["min_replicas"] <= each * WORKER["minReplicas"]
     assert scale["max_replicas"] == each * WORKER["maxReplicas"]
-    models = each * (SETTINGS.max_loaded_bytes + SETTINGS.max_queue_bytes)
+    models = each * (settings.max_loaded_bytes + settings.max_queue_bytes)
     assert models + int(WORKER["rayStartParams"]["object-store-memory"]) < size(limits["memory"])
     assert HEAD["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_replicas_are_added_before_they_are_full_and_given_time_to_say_that_they_live() -> None:
+    assert DEPLOYMENT["autoscaling_config"]["target_ongoing_requests"] < DEPLOYMENT["max_ongoing_requests"]
+    # A worker of `elbod serve` has a minute as well.
+    assert DEPLOYMENT["health_check_period_s"] < DEPLOYMENT["health_check_timeout_s"] == 60
 
 
 def test_one_worker_may_be_evicted_at_a_time() -> None:
@@ -164,12 +176,12 @@ def test_ray_asks_for_a_token_which_is_a_secret() -> None:
     assert CLUSTER["authOptions"] == {"mode": "token", "secretName": "elbod-ray"}
 
 
-def test_secrets_are_files_that_only_the_replicas_have() -> None:
+def test_secrets_are_files_that_only_the_replicas_have(settings: Settings) -> None:
     assert not documents("Secret")
     assert [volume["name"] for volume in pod(HEAD)["volumes"]] == ["tmp"]
     (mount,) = [mount for mount in container(WORKER)["volumeMounts"] if mount["name"] == "secrets"]
     assert mount["readOnly"] is True
-    files = [SETTINGS.keys_file, Path(variables(WORKER)["AWS_SHARED_CREDENTIALS_FILE"])]
+    files = [settings.keys_file, Path(variables(WORKER)["AWS_SHARED_CREDENTIALS_FILE"])]
     assert {str(file.parent) for file in files if file} == {mount["mountPath"]}
     secret = re.search(r"kubectl create secret generic elbod (.+)", README)
     assert secret
