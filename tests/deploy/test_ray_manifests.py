@@ -160,6 +160,15 @@ def test_a_node_has_no_more_rights_than_it_needs(group: dict[str, Any]) -> None:
 
 
 @NODES
+def test_the_logs_of_a_node_fit_into_what_it_may_write(group: dict[str, Any]) -> None:
+    told = variables(group)
+    file = int(told["RAY_ROTATION_MAX_BYTES"]) * (1 + int(told["RAY_ROTATION_BACKUP_COUNT"]))
+    (volume,) = [volume for volume in pod(group)["volumes"] if volume["name"] == "tmp"]
+    # A node with two replicas writes some forty files.
+    assert 80 * file < size(volume["emptyDir"]["sizeLimit"])
+
+
+@NODES
 def test_no_service_of_the_namespace_changes_a_setting(group: dict[str, Any]) -> None:
     assert pod(group)["enableServiceLinks"] is False
     assert not any(name.startswith("ELBOD_") for name in variables(group))
