@@ -16,9 +16,9 @@ from tests.support import wait_for
 
 
 class Node:
-    """`ray start` with one core: a cluster of its own, or one more node of another's."""
+    """`ray start`: a cluster of its own, or one more node of another's."""
 
-    def __init__(self, folder: Path, head: "Node | None", variables: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, head: "Node | None", variables: Mapping[str, str], cores: int = 1) -> None:
         self._log = folder / "log"
         # Sockets lie below it, whose path must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray"))
@@ -30,7 +30,7 @@ class Node:
             if head is None
             else [f"--address=127.0.0.1:{self.port}"]
         )
-        command = [str(Path(sys.executable).with_name("ray")), "start", *place, "--num-cpus=1", "--block"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", *place, f"--num-cpus={cores}", "--block"]
         with self._log.open("wb") as log:
             env = os.environ | self.variables | dict(variables)
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)

@@ -72,7 +72,6 @@ def score(
     from elbod.engine.jobs import Array, Job, Verb, marginal_labels
     from elbod.engine.loading import Resident
     from elbod.errors import StartupError
-    from elbod.generators.likelihoods import make_likelihood
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
@@ -103,7 +102,7 @@ def score(
         )
         done = parts.run(request, settings)
         manifest, plan = done.manifest, done.plan
-        likelihood = make_likelihood(manifest.likelihood, manifest.event_shape, manifest.levels)
+        likelihood = comparison.likelihood_of(manifest)
         report: dict[str, Any] = {
             "model": plan.model,
             "digest": plan.digest,

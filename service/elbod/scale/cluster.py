@@ -55,9 +55,8 @@ def connect(what: str, *, workers_speak: bool = False) -> Iterator[Cluster]:
     except Exception as error:
         # ConnectionError, RuntimeError, ValueError and Ray's own, by what is wrong with the cluster.
         where = os.environ.get("RAY_ADDRESS")
-        raise StartupError(
-            f"cannot {'join the Ray cluster at ' + where if where else 'start or join a Ray cluster'}: {_line(error)}"
-        ) from error
+        what = f"join the Ray cluster at {where}" if where else "start or join a Ray cluster"
+        raise StartupError(f"cannot {what}: {last_line(error)}") from error
     try:
         yield _cluster()
     finally:
@@ -78,8 +77,8 @@ def _reach(address: str) -> None:
 def _quieten() -> None:
     """Before Ray is imported: it reads these once."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its C++ side and its loggers advise whoever programs with Ray, on the terminal of whoever uses elbod.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # What Serve says of itself is in Ray's log files; its advice is for whoever programs with Ray.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
@@ -133,7 +132,7 @@ def ask_every_node(
             if address not in _nodes():
                 # It ended a moment ago, and will get no work.
                 continue
-            raise StartupError(f"node {address} cannot take work: {_line(error)}") from error
+            raise StartupError(f"node {address} cannot take work: {last_line(error)}") from error
     return answers
 
 
@@ -172,7 +171,12 @@ def agreed(answers: dict[str, str]) -> str:
     return first[1]
 
 
-def _line(error: BaseException) -> str:
+def uses_gpu(cluster: Cluster, device: str) -> bool:
+    """Whether every actor gets a GPU: when it is asked for, and by default where the cluster has some."""
+    return device.startswith("cuda") or (device == "auto" and cluster.gpus > 0)
+
+
+def last_line(error: BaseException) -> str:
     """The last line that says something: Ray's errors begin with a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

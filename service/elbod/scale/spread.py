@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elbod.errors import StartupError
-from elbod.scale.cluster import Cluster, agreed, ask_every_node
+from elbod.scale.cluster import Cluster, agreed, ask_every_node, uses_gpu
 from elbod.scale.output import Output
 from elbod.scale.plan import Plan
 from elbod.scale.sources import Source
@@ -69,11 +69,6 @@ def fingerprint_of(cluster: Cluster, store: str, model: str, digest: str, device
             raise StartupError(f"node {address}: {failure}")
     fingerprint = agreed({address: fingerprint for address, (fingerprint, _, _) in answers.items()})
     return fingerprint, all(reproducible for _, reproducible, _ in answers.values())
-
-
-def uses_gpu(cluster: Cluster, device: str) -> bool:
-    """Whether every actor gets a GPU: when it is asked for, and by default where the cluster has some."""
-    return device.startswith("cuda") or (device == "auto" and cluster.gpus > 0)
 
 
 def spread(
