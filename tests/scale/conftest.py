@@ -12,19 +12,29 @@ import pytest
 
 from elbod_store import ModelStore
 from tests.scale.nodes import Node
-from tests.support import ELBOD
+from tests.support import ELBOD, call_elbod
 
 Elbod = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def elbod(served_store: ModelStore, tmp_path: Path) -> Elbod:
-    """Runs `elbod` with these arguments on `served_store` in `tmp_path`."""
+    """Runs `elbod` with these arguments on `served_store` in `tmp_path`, as a process of its own."""
 
     def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         env = os.environ | {"COLUMNS": "200", "ELBOD_STORE": served_store.objects.url} | variables
         command = [str(ELBOD), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path, env=env)
+
+    return run
+
+
+@pytest.fixture
+def elbod_here(served_store: ModelStore, tmp_path: Path) -> Elbod:
+    """`elbod` without a process of its own."""
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return call_elbod(arguments, tmp_path, {"COLUMNS": "200", "ELBOD_STORE": served_store.objects.url} | variables)
 
     return run
 

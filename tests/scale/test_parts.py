@@ -43,7 +43,7 @@ def same(table: pyarrow.Table, arrays: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "parquet", "parquets", "memory"])
-def test_parts_hold_the_rows_of_one_run_in_order(elbod: Elbod, tmp_path: Path, rows: Any, kind: str) -> None:
+def test_parts_hold_the_rows_of_one_run_in_order(elbod_here: Elbod, tmp_path: Path, rows: Any, kind: str) -> None:
     np.save(tmp_path / "whole.npy", rows)
     table = pyarrow.table({"x": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(rows)})
     match kind:
@@ -60,10 +60,10 @@ def test_parts_hold_the_rows_of_one_run_in_order(elbod: Elbod, tmp_path: Path, r
             (tmp_path / data).mkdir()
             pyarrow.parquet.write_table(table.slice(0, 333), tmp_path / data / "a.parquet", row_group_size=50)
             pyarrow.parquet.write_table(table.slice(333), tmp_path / data / "b.parquet", row_group_size=1000)
-    alone = elbod(*SCORE, "--data", "whole.npy", "--output", "whole.npz", "--json")
+    alone = elbod_here(*SCORE, "--data", "whole.npy", "--output", "whole.npz", "--json")
     assert alone.returncode == 0, alone.stderr
 
-    done = elbod(*SCORE, "--data", data, "--output", "parts", "--part-rows", "150", "--json")
+    done = elbod_here(*SCORE, "--data", data, "--output", "parts", "--part-rows", "150", "--json")
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
@@ -88,7 +88,7 @@ def test_parts_hold_the_rows_of_one_run_in_order(elbod: Elbod, tmp_path: Path, r
         assert parts[name] == whole[name], name
 
 
-def test_encodings_and_samples_are_those_of_one_run(elbod: Elbod, tmp_path: Path, rows: Any) -> None:
+def test_encodings_and_samples_are_those_of_one_run(elbod_here: Elbod, tmp_path: Path, rows: Any) -> None:
     x = pyarrow.FixedShapeTensorArray.from_numpy_ndarray(rows[:90])
     table = pyarrow.table({"x": x, "y": ["cat", "owl", "dog"] * 30})
     pyarrow.parquet.write_table(table, tmp_path / "labelled.parquet", row_group_size=35)
@@ -98,18 +98,18 @@ def test_encodings_and_samples_are_those_of_one_run(elbod: Elbod, tmp_path: Path
     ):
         whole, parts = f"{command[0]}.npz", command[0]
         for output in ((whole,), (parts, "--part-rows", "40")):
-            done = elbod(*command, "--seed", "6", "--first-index", "7", "--output", *output)
+            done = elbod_here(*command, "--seed", "6", "--first-index", "7", "--output", *output)
             assert done.returncode == 0, done.stderr
         with np.load(tmp_path / whole) as arrays:
             same(read(tmp_path / parts), {name: arrays[name] for name in arrays})
 
 
-def test_samples_can_be_scored_from_their_parts(elbod: Elbod, tmp_path: Path) -> None:
-    assert elbod("sample", "60", "--model", "levels", "--output", "drawn", "--part-rows", "25").returncode == 0
-    assert elbod("sample", "60", "--model", "levels", "--output", "drawn.npz").returncode == 0
+def test_samples_can_be_scored_from_their_parts(elbod_here: Elbod, tmp_path: Path) -> None:
+    assert elbod_here("sample", "60", "--model", "levels", "--output", "drawn", "--part-rows", "25").returncode == 0
+    assert elbod_here("sample", "60", "--model", "levels", "--output", "drawn.npz").returncode == 0
     means = []
     for data in ("drawn", "drawn.npz"):
-        done = elbod(
+        done = elbod_here(
             "score", "--model", "levels", "--data", data, "--output", f"{data}-scores".replace(".", "-"), "--json"
         )
         assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_samples_can_be_scored_from_their_parts(elbod: Elbod, tmp_path: Path) ->
     assert means[0] == means[1]
 
 
-def test_a_folder_of_images_is_read_file_by_file(elbod: Elbod, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_read_file_by_file(elbod_here: Elbod, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 2, (9, 3, 4), dtype=np.uint8) * 255
     for number, pixels in enumerate(images):
         path = tmp_path / "pictures" / f"{number % 2}" / f"{number}.png"
@@ -125,25 +125,26 @@ def test_a_folder_of_images_is_read_file_by_file(elbod: Elbod, tmp_path: Path) -
         Image.fromarray(pixels).save(path)
     flags = ("score", "--model", "bits", "--data", "pictures", "--binarize", "stochastic")
 
-    assert elbod(*flags, "--output", "whole.npz").returncode == 0
-    done = elbod(*flags, "--output", "parts", "--part-rows", "4")
+    assert elbod_here(*flags, "--output", "whole.npz").returncode == 0
+    done = elbod_here(*flags, "--output", "parts", "--part-rows", "4")
 
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "whole.npz") as arrays:
         same(read(tmp_path / "parts"), {name: arrays[name] for name in arrays})
 
 
-def test_rows_and_parts_may_lie_in_s3(elbod: Elbod, tmp_path: Path, rows: Any, s3_url: str) -> None:
+def test_rows_and_parts_may_lie_in_s3(elbod_here: Elbod, tmp_path: Path, rows: Any, s3_url: str) -> None:
     body = io.BytesIO()
     np.save(body, rows[:50])
     Objects.open(s3_url).put("rows/x.npy", body.getvalue())
     np.save(tmp_path / "x.npy", rows[:50])
-    done = elbod(
+    done = elbod_here(
         "score", "--model", "levels", "--data", f"{s3_url}/rows/x.npy", "--output", f"{s3_url}/out", "--part-rows", "20"
     )
     assert done.returncode == 0, done.stderr
     assert (
-        elbod("score", "--model", "levels", "--data", "x.npy", "--output", "here", "--part-rows", "20").returncode == 0
+        elbod_here("score", "--model", "levels", "--data", "x.npy", "--output", "here", "--part-rows", "20").returncode
+        == 0
     )
     there = Output(f"{s3_url}/out")
     assert there.finished() == {0, 1, 2}
@@ -152,7 +153,7 @@ def test_rows_and_parts_may_lie_in_s3(elbod: Elbod, tmp_path: Path, rows: Any, s
 
 
 def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
-    elbod: Elbod, served_store: ModelStore, tmp_path: Path, rows: Any
+    elbod_here: Elbod, served_store: ModelStore, tmp_path: Path, rows: Any
 ) -> None:
     np.save(tmp_path / "x.npy", rows)
     command = (*SCORE, "--importance-samples", "512", "--data", "x.npy", "--part-rows", "20", "--json")
@@ -167,11 +168,11 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
     assert 3 <= len(kept) < 35
 
-    again = elbod(*command, "--output", "killed")
+    again = elbod_here(*command, "--output", "killed")
 
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert elbod(*command, "--output", "alone").returncode == 0
+    assert elbod_here(*command, "--output", "alone").returncode == 0
     assert len(list((tmp_path / "alone").iterdir())) == 36
     for path in (tmp_path / "alone").iterdir():
         assert (parts / path.name).read_bytes() == path.read_bytes()
@@ -224,11 +225,11 @@ def test_of_two_writers_of_a_part_the_second_changes_nothing(tmp_path: Path) -> 
     assert read(tmp_path).to_pydict() == {"row": [12], "elbo": [1.0]}
 
 
-def test_a_wrong_value_is_named_by_its_row_in_the_whole(elbod: Elbod, tmp_path: Path, rows: Any) -> None:
+def test_a_wrong_value_is_named_by_its_row_in_the_whole(elbod_here: Elbod, tmp_path: Path, rows: Any) -> None:
     wrong = rows.copy()
     wrong[321, 0, 5] = 200
     np.save(tmp_path / "x.npy", wrong)
-    done = elbod(*SCORE, "--data", "x.npy", "--output", "parts", "--part-rows", "150")
+    done = elbod_here(*SCORE, "--data", "x.npy", "--output", "parts", "--part-rows", "150")
     assert done.returncode == 1
     assert "x[321] has value 200" in done.stderr
     assert len(list((tmp_path / "parts").glob("part-*"))) == 2
@@ -248,7 +249,7 @@ def test_numbers_of_rows_are_those_of_the_whole() -> None:
         (["--output", "folder", "--against", "levels"], "need all rows at once"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(elbod: Elbod, flags: list[str], said: str) -> None:
-    done = elbod("score", "--model", "levels", *flags)
+def test_flags_that_do_not_fit_are_refused(elbod_here: Elbod, flags: list[str], said: str) -> None:
+    done = elbod_here("score", "--model", "levels", *flags)
     assert done.returncode == 2
     assert said in done.stderr

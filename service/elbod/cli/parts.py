@@ -122,10 +122,7 @@ def run(request: Request, settings: Settings) -> Done:
 def _rows(request: Request, manifest: Manifest) -> Source | None:
     if request.verb is Verb.SAMPLE:
         return None
-    data = request.data
-    if data is not None and request.engine == "ray" and Path(data).exists():
-        data = _shared(data)
-    return source(manifest, data, binarized=request.fields.get("binarize") is not None)
+    return source(manifest, request.data, binarized=request.fields.get("binarize") is not None)
 
 
 @contextlib.contextmanager

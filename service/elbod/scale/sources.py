@@ -121,10 +121,12 @@ def source(manifest: Manifest, data: str | None, *, binarized: bool) -> Source:
 
 def _files(manifest: Manifest, data: str) -> Files | None:
     """The files of that path or URL; None if it is nothing that is read in places."""
-    if "://" not in data and not Path(data).exists():
-        return None
+    if "://" not in data:
+        if not Path(data).exists():
+            return None
+        # Whoever reads it may be in another folder.
+        data = str(Path(data).absolute())
     parent, _, name = data.rpartition("/")
-    parent = parent or ("/" if data.startswith("/") else ".")
     if name.endswith(".npy"):
         return NumpyFile(parent, name)
     if name.endswith(".parquet"):

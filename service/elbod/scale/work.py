@@ -103,6 +103,8 @@ class Worker:
         if source is None:
             return None, None
         x, label = patiently(lambda: source.read(start, stop))
+        # Torch warns of arrays that may not be written to, as those of files and of Ray's memory are.
+        x = np.require(x, requirements=["C", "W"])
         try:
             x = check_rows(resident, x, binarize=self._plan.binarize, max_rows=stop - start)
             wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and resident.generator.conditional)
