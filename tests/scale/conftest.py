@@ -1,5 +1,6 @@
 """The command, and rows that models of `served_store` score."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,23 @@ def elbod_here(served_store: ModelStore, tmp_path: Path) -> Elbod:
         return call_elbod(arguments, tmp_path, {"COLUMNS": "200", "ELBOD_STORE": served_store.objects.url} | variables)
 
     return run
+
+
+@pytest.fixture
+def start(served_store: ModelStore, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts `elbod` in `tmp_path`, its standard error a pipe; killed with the test."""
+    with contextlib.ExitStack() as started:
+
+        def run(*arguments: str) -> "subprocess.Popen[str]":
+            env = os.environ | {"ELBOD_STORE": served_store.objects.url}
+            command = [str(ELBOD), *arguments]
+            process = started.enter_context(
+                subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+            )
+            started.callback(process.kill)
+            return process
+
+        yield run
 
 
 @pytest.fixture(scope="session")

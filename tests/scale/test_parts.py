@@ -2,9 +2,9 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from elbod.errors import StartupError
 from elbod.scale.output import PLAN, Output
 from elbod.scale.plan import Plan
 from elbod.scale.work import numbered
-from elbod_store import ModelStore
 from elbod_store.objects import Objects
 from tests.scale.conftest import Elbod
-from tests.support import ELBOD, wait_for
+from tests.support import wait_for
 
 SCORE = ("score", "--model", "levels", "--importance-samples", "32", "--seed", "4", "--first-index", "1000")
 
@@ -153,14 +152,11 @@ def test_rows_and_parts_may_lie_in_s3(elbod_here: Elbod, tmp_path: Path, rows: A
 
 
 def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
-    elbod_here: Elbod, served_store: ModelStore, tmp_path: Path, rows: Any
+    elbod_here: Elbod, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, rows: Any
 ) -> None:
     np.save(tmp_path / "x.npy", rows)
     command = (*SCORE, "--importance-samples", "512", "--data", "x.npy", "--part-rows", "20", "--json")
-    env = os.environ | {"ELBOD_STORE": served_store.objects.url}
-    process = subprocess.Popen(
-        [ELBOD, *command, "--output", "killed"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL
-    )
+    process = start(*command, "--output", "killed")
     parts = tmp_path / "killed"
     wait_for(lambda: parts.exists() and len(list(parts.glob("part-*.parquet"))) >= 3, 60)
     process.send_signal(signal.SIGKILL)
@@ -178,11 +174,9 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
         assert (parts / path.name).read_bytes() == path.read_bytes()
 
 
-def test_ctrl_c_says_how_far_it_came(served_store: ModelStore, tmp_path: Path, rows: Any) -> None:
+def test_ctrl_c_says_how_far_it_came(start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, rows: Any) -> None:
     np.save(tmp_path / "x.npy", rows)
-    command = (*SCORE, "--importance-samples", "4096", "--data", "x.npy", "--part-rows", "20", "--output", "parts")
-    env = os.environ | {"ELBOD_STORE": served_store.objects.url}
-    process = subprocess.Popen([ELBOD, *command], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    process = start(*SCORE, "--importance-samples", "4096", "--data", "x.npy", "--part-rows", "20", "--output", "parts")
     wait_for(lambda: any((tmp_path / "parts").glob("part-*.parquet")), 60)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

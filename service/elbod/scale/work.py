@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, final
 
+import numpy as np
+
 from elbod.api.inputs import check_labels, check_rows
 from elbod.engine.bulk import open_bulk
 from elbod.engine.jobs import Verb
