@@ -7,7 +7,6 @@ cannot be loaded leaves the old one serving, and `problems` says why.
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -252,24 +251,3 @@ def _noted_in(problems: list[str]) -> Iterator[None]:
     except (StoreError, ElbodError) as error:
         if str(error) not in problems:
             problems.append(str(error))
-
-
-class Poller(threading.Thread):
-    """Calls `Residents.poll` every `interval` seconds, give or take a tenth so that many servers do not beat as one."""
-
-    def __init__(self, residents: Residents, interval: float) -> None:
-        super().__init__(name="elbod-poll", daemon=True)
-        self._residents, self._interval = residents, interval
-        self._stopping = threading.Event()
-        self.looked = threading.Event()
-
-    def run(self) -> None:
-        while True:
-            self._residents.poll()
-            self.looked.set()
-            if self._stopping.wait(self._interval * random.uniform(0.9, 1.1)):
-                return
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
