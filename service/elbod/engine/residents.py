@@ -200,10 +200,12 @@ class Residents:
         """Look for moved aliases and new versions, and swap. Never raises: what serves keeps serving."""
         with self._lock:
             problems: list[str] = []
+            # A default that is loaded now was looked at for that.
+            watches = list(self._watches.items())
             with _noted_in(problems), contextlib.suppress(_NamelessRequest):
                 if self.default is None:
                     self._load(self._name_default())
-            for name, watch in list(self._watches.items()):
+            for name, watch in watches:
                 with _noted_in(problems):
                     if watch.poll() or name in self._unsettled:
                         self._unsettled.add(name)
