@@ -127,7 +127,7 @@ def run(
     replicas: int,
     schedule: str,
     seconds: float,
-    acts: list[tuple[float, Callable[[], None]]],
+    acts: list[tuple[float, Callable[[], object]]],
     processes: int = 4,
 ) -> Run:
     """`replicas` watch the model `digits` of the store for so long; each act happens at its second."""
