@@ -4,8 +4,8 @@
 
 All replicas start in one moment and look once a second: for real, at SeaweedFS on this machine, all of them and a
 quarter, which leaves the machine room; and on a virtual clock before a store that answers at once. A version is
-published after a quarter of the time and promoted after half of it. `jitter alone` is the schedule without a first delay
-of its own, to compare with. Draws docs/figures/watchers.svg.
+published after a quarter of the time and promoted after half of it. `jitter alone` is a schedule to compare with, whose
+first delay is like all others. Draws docs/figures/watchers.svg.
 """
 
 import argparse
@@ -30,18 +30,17 @@ from elbod_store import ModelStore
 from elbod_store.catalogue import PAGE
 from elbod_store.objects import Objects
 from elbod_store.testing import WHO, a_draft
+from elbod_store.watch import Watch
 from fleet import Noting, Run, run
-from looks import SCHEDULES, Floats, buckets, coherence, on_a_virtual_clock, peak
+from looks import buckets
 from store import fill, say
 from tests.seaweed import Seaweed, free_ports, running
 from tests.support import LINEAR, draft
+from watchers_table import compare, quantiles, table
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "watchers.svg"
 # Of a model with more keys than a page, whose first listing takes the store 16 ms: 1,000 at once would time out.
 REPLICAS_OF_A_LONG_HISTORY = 250
-SETTLED = 2.0  # seconds after which the burst of the start is over
-REQUESTS_LIMIT = 1100
-COHERENCE_AT = (1, 2, 10, 60)
 
 
 def main() -> None:
@@ -66,7 +65,7 @@ def main() -> None:
                     (all_of_them, "as served"),
                 )
             }
-            compare(runs, arguments)
+            compare(runs, arguments.replicas, arguments.seconds)
             watchers_figure.draw(runs, FIGURE)
             say(f"drawn: {FIGURE.name}, {FIGURE.stat().st_size / 1e3:.0f} kB\n\n")
             long(seaweed, arguments, metrics)
@@ -103,8 +102,22 @@ def one_server(seaweed: Seaweed, cache: Path) -> None:
     default = residents.default
     assert default is not None
     assert default.version == 2
-    say("\n| requests of one server at a look | " + " | ".join(acts) + " |\n" + "|---" * (len(acts) + 1) + "|\n")
-    say("| a model of few keys | " + " | ".join(found) + " |\n\n")
+    table(("requests of one server at a look", *acts), [("a model of few keys", *found)])
+
+
+def one_watch(url: str, promote: Callable[[], object]) -> None:
+    """Requests of a look at a model of many keys."""
+    objects = Noting(Objects.open(url))
+    watch = Watch(objects, "digits")  # type: ignore[arg-type]
+    found = []
+    for look in ("first", "second", "quiet", "promotion"):
+        if look == "promotion":
+            promote()
+        objects.notes.clear()
+        if watch.poll():
+            watch.resolve("digits")
+        found.append(counted(objects))
+    table(("requests of one watch at a look", "first", "second", "quiet", "promotion"), [("many keys", *found)])
 
 
 def counted(objects: Noting) -> str:
@@ -157,104 +170,27 @@ def cpu_seconds(seaweed: Seaweed) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def compare(runs: dict[str, Run], arguments: argparse.Namespace) -> None:
-    """One table of the runs and of the virtual clock; the targets, which are of all replicas as served."""
-    columns = {f"real, {name}": of_a_run(found) for name, found in runs.items()}
-    for name in SCHEDULES:
-        columns[f"virtual, {arguments.replicas:,} {name}"] = on_paper(name, arguments.replicas, arguments.seconds)
-    say(f"\n| {arguments.seconds:.0f} s | " + " | ".join(columns) + " |\n")
-    say("|---" * (len(columns) + 1) + "|\n")
-    for row in next(iter(columns.values())):
-        say(f"| {row} | " + " | ".join(column.get(row, "") for column in columns.values()) + " |\n")
-    served = list(runs.values())[-1]
-    lists = served.requests["LIST"][0]
-    each_second = buckets(lists, 0, served.seconds, 1)
-    rates = {
-        "list requests a second, mean": each_second.mean(),
-        "in the fullest second after the first": each_second[1:].max(),
-        "in the first second, in which all started": each_second[0],
-    }
-    say("\n| target | found | limit | |\n|---|---|---|---|\n")
-    for name, value in rates.items():
-        say(f"| {name} | {value:,.0f} | {REQUESTS_LIMIT:,} | {'met' if value <= REQUESTS_LIMIT else 'missed'} |\n")
-    say("\n")
-
-
-def of_a_run(found: Run) -> dict[str, str]:
-    lists, took = found.requests["LIST"]
-    gets = found.requests["GET"][0]
-    rows = evenness(lists, found.looks, found.seconds)
-    rows["look behind its schedule, ms: median, 99 %, longest"] = quantiles(1e3 * found.lags, (0.5, 0.99, 1))
-    rows["a list request takes, ms: median, 99 %, longest"] = quantiles(1e3 * took, (0.5, 0.99, 1))
-    for name, (since, _) in zip(("publication", "promotion"), found.acts, strict=True):
-        caused = gets[(gets >= since) & (gets < since + 5)]
-        rows |= spread(name, caused, since)
-    rows["promotion resolved, s: first, median, last replica"] = quantiles(
-        found.noticed[2] - found.acts[1][0], (0, 0.5, 1), 2
-    )
-    return rows
-
-
-def on_paper(schedule: str, replicas: int, seconds: float) -> dict[str, str]:
-    """The same rows by the virtual clock; a look that sees a change gets two objects, alias entry and manifest."""
-    looks = on_a_virtual_clock(schedule, replicas, seconds)
-    rows = evenness(np.concatenate(looks), looks, seconds)
-    for name, since in (("publication", seconds / 4), ("promotion", seconds / 2)):
-        noticed = np.array([one[one >= since].min() for one in looks])
-        rows |= spread(name, np.repeat(noticed, 2), since)
-    rows["promotion resolved, s: first, median, last replica"] = quantiles(noticed - since, (0, 0.5, 1), 2)
-    return rows
-
-
-def evenness(lists: Floats, looks: list[Floats], seconds: float) -> dict[str, str]:
-    each_second = buckets(lists, 0, seconds, 1)
-    rows = {
-        "list requests a second, mean": f"{each_second.mean():,.0f}",
-        "in the first second": f"{each_second[0]:,}",
-        "in the fullest second after that": f"{each_second[1:].max():,}",
-        "fullest 100 ms / mean, 2 s to 10 s": f"{peak(lists, SETTLED, 10, 0.1):.1f}",
-        "fullest 100 ms / mean, from 10 s on": f"{peak(lists, 10, seconds, 0.1):.1f}",
-    }
-    for at in COHERENCE_AT:
-        if at <= seconds:
-            rows[f"coherence after {at} s"] = f"{coherence(looks, at):.2f}"
-    return rows
-
-
-def spread(name: str, caused: Floats, since: float) -> dict[str, str]:
-    """How even the GETs that a change causes are, from the change until the last of them."""
-    until = since + 0.1 * np.ceil((caused.max() - since) / 0.1)
-    peaks = [f"{peak(caused, since, until, width):.1f}" for width in (0.1, 0.01)]
-    return {
-        f"{name}: GETs caused, in seconds": f"{len(caused):,} in {caused.max() - since:.2f}",
-        f"{name}: fullest 100 ms, 10 ms / mean": ", ".join(peaks),
-    }
-
-
-def quantiles(values: Floats, at: tuple[float, ...], digits: int = 0) -> str:
-    return ", ".join(f"{value:,.{digits}f}" for value in np.quantile(values, at))
-
-
 def long(seaweed: Seaweed, arguments: argparse.Namespace, metrics: str) -> None:
     """A fleet that watches a model of more keys than a page of a listing."""
     url, replicas = seaweed.prefix(), min(arguments.replicas, REPLICAS_OF_A_LONG_HISTORY)
     fill(url, PAGE + 100, 10)
     store = ModelStore.open(url)
     quiet, seconds = (arguments.seconds / 2, arguments.seconds), arguments.seconds + 10
+    one_watch(url, lambda: store.promote("digits", "production", 76, **WHO))
     promote = (quiet[1], lambda: store.promote("digits", "production", 77, **WHO))
     with measured(seaweed, metrics, f"{PAGE + 100:,} versions, {replicas} replicas"):
         found = run(url, replicas, "as served", seconds, [promote])
     say(f"{found.failures} failures\n")
-    columns = ("requests a second", "LIST", "GET", "a replica, LIST + GET", "LIST in the fullest second")
-    say(f"\n| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|\n")
+    rows = []
     for name, (since, until) in {"quiet": quiet, "5 s from the promotion on": (quiet[1], quiet[1] + 5)}.items():
         times = [found.requests[kind][0] for kind in ("LIST", "GET")]
         counts = [np.count_nonzero((one >= since) & (one < until)) / (until - since) for one in times]
         each = " + ".join(f"{count / replicas:.2f}" for count in counts)
         fullest = buckets(times[0], since, until, 1).max()
-        say(f"| {name} | {counts[0]:,.0f} | {counts[1]:,.0f} | {each} | {fullest:,} |\n")
+        rows.append((name, f"{counts[0]:,.0f}", f"{counts[1]:,.0f}", each, f"{fullest:,}"))
+    table(("requests a second", "LIST", "GET", "a replica, LIST + GET", "LIST in the fullest second"), rows)
     last = found.noticed[77] - found.acts[0][0]
-    say(f"\npromotion resolved by {len(last):,} replicas, s: {quantiles(last, (0, 0.5, 1), 2)}\n")
+    say(f"promotion resolved by {len(last):,} replicas, s: {quantiles(last, (0, 0.5, 1), 2)}\n")
 
 
 if __name__ == "__main__":
