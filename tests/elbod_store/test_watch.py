@@ -71,11 +71,31 @@ def settled(store: ModelStore) -> Watch:
     return watch
 
 
-def test_a_poll_of_a_long_history_is_one_request_for_one_key(objects: Counts, long: ModelStore) -> None:
+def test_a_poll_of_a_long_history_is_one_request_for_one_key_and_every_30th_lists_what_is_new(
+    objects: Counts, long: ModelStore
+) -> None:
     watch = settled(long)
-    objects.lists = objects.gets = 0
-    assert not watch.poll()
-    assert (objects.lists, objects.gets) == (0, 1)
+    objects.lists = objects.listed = objects.gets = 0
+    assert not any(watch.poll() for _ in range(POLLS_PER_LISTING))
+    assert (objects.lists, objects.listed, objects.gets) == (3, 1, POLLS_PER_LISTING), "the hint comes after versions"
+
+
+def test_watches_that_began_together_or_saw_one_change_do_not_list_together(objects: Counts, long: ModelStore) -> None:
+    watches = [settled(long) for _ in range(60)]
+
+    def busiest_round() -> int:
+        lists = []
+        for _ in range(POLLS_PER_LISTING):
+            objects.lists = 0
+            assert [watch.poll() for watch in watches] == [False] * len(watches)
+            lists.append(objects.lists)
+        assert sum(lists) == 3 * len(watches)
+        return max(lists)
+
+    assert busiest_round() <= 3 * 20
+    long.promote("digits", "canary", 1, **WHO)
+    assert [watch.poll() for watch in watches] == [True] * len(watches)
+    assert busiest_round() <= 3 * 20
 
 
 def test_the_cost_of_looking_at_a_change_does_not_grow_with_the_number_of_versions(
@@ -113,5 +133,15 @@ def test_a_change_that_could_not_be_looked_at_is_reported_by_the_next_poll(objec
     objects.away = True
     with pytest.raises(Unavailable):
         watch.poll()
+    objects.away = False
+    assert watch.poll()
+
+
+def test_a_listing_that_failed_at_its_turn_is_made_by_the_next_poll(objects: Counts, long: ModelStore) -> None:
+    watch = settled(long)
+    objects.put(version_key("digits", 3 * PAGE), objects.get(version_key("digits", 1)))
+    objects.away = True
+    with pytest.raises(Unavailable):
+        any(watch.poll() for _ in range(POLLS_PER_LISTING))
     objects.away = False
     assert watch.poll()

@@ -15,7 +15,8 @@ from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
-from elbod.engine.residents import Poller, Residents
+from elbod.engine.poller import Poller, delays
+from elbod.engine.residents import Residents
 from elbod.engine.runner import Runner
 from elbod.engine.tasks import Task
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
@@ -65,7 +66,7 @@ class Service:
     async def life(self) -> AsyncIterator[None]:
         """Engine and poller run inside; at the end what was admitted is finished."""
         self._loop = asyncio.get_running_loop()
-        poller = Poller(self.residents, self.settings.poll_interval)
+        poller = Poller(self.residents.poll, delays(self.settings.poll_interval))
         flushing = asyncio.create_task(self.metrics.flush_regularly())
         self.engine.start()
         poller.start()

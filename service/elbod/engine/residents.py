@@ -7,7 +7,6 @@ cannot be loaded leaves the old one serving, and `problems` says why.
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -201,10 +200,12 @@ class Residents:
         """Look for moved aliases and new versions, and swap. Never raises: what serves keeps serving."""
         with self._lock:
             problems: list[str] = []
+            # A default that is loaded now was looked at for that.
+            watches = list(self._watches.items())
             with _noted_in(problems), contextlib.suppress(_NamelessRequest):
                 if self.default is None:
                     self._load(self._name_default())
-            for name, watch in list(self._watches.items()):
+            for name, watch in watches:
                 with _noted_in(problems):
                     if watch.poll() or name in self._unsettled:
                         self._unsettled.add(name)
@@ -252,24 +253,3 @@ def _noted_in(problems: list[str]) -> Iterator[None]:
     except (StoreError, ElbodError) as error:
         if str(error) not in problems:
             problems.append(str(error))
-
-
-class Poller(threading.Thread):
-    """Calls `Residents.poll` every `interval` seconds, give or take a tenth so that many servers do not beat as one."""
-
-    def __init__(self, residents: Residents, interval: float) -> None:
-        super().__init__(name="elbod-poll", daemon=True)
-        self._residents, self._interval = residents, interval
-        self._stopping = threading.Event()
-        self.looked = threading.Event()
-
-    def run(self) -> None:
-        while True:
-            self._residents.poll()
-            self.looked.set()
-            if self._stopping.wait(self._interval * random.uniform(0.9, 1.1)):
-                return
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
