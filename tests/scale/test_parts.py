@@ -1,5 +1,6 @@
 """A folder of parts: the rows of one run, whatever was interrupted, and from whichever files they come."""
 
+import importlib.util
 import io
 import json
 import signal
@@ -247,3 +248,35 @@ def test_flags_that_do_not_fit_are_refused(elbod_here: Elbod, flags: list[str], 
     done = elbod_here("score", "--model", "levels", *flags)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_what_a_killed_writer_began_goes_when_the_job_is_done(elbod_here: Elbod, tmp_path: Path, rows: Any) -> None:
+    np.save(tmp_path / "x.npy", rows[:40])
+    (tmp_path / "parts").mkdir()
+    draft = tmp_path / "parts" / "part-00000001.parquet#1"
+    draft.write_bytes(b"PAR1 and no more")
+    done = elbod_here(*SCORE, "--data", "x.npy", "--output", "parts", "--part-rows", "20")
+    assert done.returncode == 0, done.stderr
+    assert not draft.exists()
+    assert len(read(tmp_path / "parts")) == 40
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("score", "--model", "levels", "--output", "parts"),
+        ("encode", "--model", "levels", "--output", "parts"),
+        ("sample", "--model", "levels", "--output", "parts"),
+        ("serve",),
+        ("train", "--recipe", "digits"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_ray_one_line_says_which_extra(
+    elbod_here: Elbod, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
+    done = elbod_here(*command, "--engine", "ray")
+    assert done.returncode == 1
+    assert done.stderr == "elbod: --engine ray needs Ray: pip install 'elbod[ray]'\n"

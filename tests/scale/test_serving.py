@@ -144,6 +144,14 @@ def test_metrics_are_of_all_replicas(ray_server: RayServer) -> None:
 
 
 @pytest.mark.slow
+def test_a_cluster_that_serves_is_left_alone(ray_server: RayServer, elbod: Elbod) -> None:
+    done = elbod("serve", "--engine", "ray", "--port", "0", **ray_server.head.variables)
+    assert done.returncode == 1
+    assert "Ray Serve runs on this cluster already" in done.stderr
+    assert httpx.get(f"{ray_server.url}/readyz", timeout=30).json()["ready"] is True
+
+
+@pytest.mark.slow
 def test_sigterm_drains_and_ends(ray_server: RayServer) -> None:
     ray_server.process.send_signal(signal.SIGTERM)
     assert ray_server.process.wait(60) == 0

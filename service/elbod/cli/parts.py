@@ -150,6 +150,7 @@ def _parts(request: Request, plan: Plan, output: Output) -> Iterator[tuple[list[
     missing = set(range(plan.parts)) - output.finished()
     if missing:
         raise StartupError(f"{output.url} lacks {len(missing):,} parts, the first {min(missing)}: run it again")
+    output.tidy()
 
 
 _DOING = {Verb.ELBO: "scoring", Verb.ENCODE: "encoding with", Verb.SAMPLE: "sampling from"}

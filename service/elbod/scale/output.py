@@ -20,6 +20,8 @@ from elbod_store.objects import Objects
 PLAN = "_plan.json"
 _SHARED = "_posterior.npz"
 _PART = re.compile(r"part-(\d{8})\.parquet")
+# What obstore calls a file that it is writing.
+_DRAFT = re.compile(r"(part-\d{8}\.parquet|_\w+\.\w+)#\d+")
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -78,6 +80,13 @@ class Output:
             body = io.BytesIO()
             np.savez(body, **arrays)  # type: ignore[arg-type]
             self._objects.create(_SHARED, body.getvalue())
+
+    def tidy(self) -> None:
+        """Remove what killed writers began, once all parts are there: readers of folders would take it for data."""
+        folder = self._objects.local_path("")
+        for path in [] if folder is None else folder.glob("*#*"):
+            if _DRAFT.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def read(self, parts: int) -> dict[str, NDArray[Any]]:
         """Every column of one number a row, over all rows in order."""

@@ -56,6 +56,11 @@ def serve(settings: Settings, replicas: str, announce: Callable[[str], None]) ->
         from ray import serve as ray_serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        if ray_serve.status().proxies:
+            raise StartupError(
+                "Ray Serve runs on this cluster already, at a port of its own: use `serve deploy` (see deploy/ray), "
+                "or another cluster"
+            )
         ray_serve.start(proxy_location="EveryNode", http_options={"host": settings.host, "port": port})
         options: dict[str, Any] = {"num_replicas": least}
         if most > least:
@@ -79,6 +84,7 @@ def serve(settings: Settings, replicas: str, announce: Callable[[str], None]) ->
         finally:
             # They finish what they admitted.
             ray_serve.delete(_APPLICATION)
+            ray_serve.shutdown()
     return 0 if number.value == signal.SIGTERM else 128 + signal.SIGINT
 
 

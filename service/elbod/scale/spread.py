@@ -81,6 +81,8 @@ def spread(
     # Ray Data sets it up when it is imported.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     todo = list(parts)
+    if not todo:
+        return
     gpu = uses_gpu(cluster, place.device)
     size = min(actors or (cluster.gpus if gpu else cluster.cpus), len(todo))
     context = ray.data.DataContext.get_current()
