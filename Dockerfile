@@ -1,4 +1,5 @@
-# Two images from one file: `--target worker` trains and publishes, `--target service` serves.
+# Three images from one file: `--target worker` trains and publishes, `--target service` serves, `--target ray` is a node
+# of a Ray cluster.
 #
 #   docker build --target service --tag elbod-service:0.1.0 .
 #
@@ -21,9 +22,18 @@ WORKDIR /build
 COPY constraints.txt pyproject.toml ./
 RUN python3 -m venv /opt/venv \
     && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = p['optional-dependencies']; \
 open('serve.txt', 'w').write('\n'.join(p['dependencies'])); \
-open('train.txt', 'w').write('\n'.join(p['optional-dependencies']['train']))" \
+open('train.txt', 'w').write('\n'.join(extras['train'])); \
+open('ray.txt', 'w').write('\n'.join(extras['tables'] + [r for r in extras['ray'] if not r.startswith('elbod[')]))" \
     && pip install --only-binary=:all: --constraint constraints.txt --requirement serve.txt
+
+# What only a Ray cluster needs. A stage of its own: the other images do not wait for it.
+FROM dependencies AS ray-wheels
+COPY constraints-ray.txt ./
+RUN pip download --only-binary=:all: --constraint constraints.txt --constraint constraints-ray.txt --dest /wheels \
+        --requirement ray.txt \
+    && cp ray.txt /wheels
 
 # elbod itself, and what only training needs, as wheels.
 FROM dependencies AS wheels
@@ -55,6 +65,15 @@ USER 10001:10001
 # A worker says that it was interrupted, and that what it published stays.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["elbod", "train"]
+CMD ["--help"]
+
+FROM runtime AS ray
+USER 0:0
+RUN --mount=type=bind,from=ray-wheels,source=/wheels,target=/wheels \
+    pip install --no-index --find-links /wheels --requirement /wheels/ray.txt
+USER 10001:10001
+# KubeRay starts it with the command of its node.
+ENTRYPOINT ["ray"]
 CMD ["--help"]
 
 FROM runtime AS service

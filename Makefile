@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev demo test lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground mutations adversary clean
+.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
+install-ray: $(VENV)/.installed-ray
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "elbod needs Python >= 3.11; set PYTHON=...")'
@@ -23,6 +24,10 @@ $(VENV)/.installed: $(BIN)/python $(SPEC)
 $(VENV)/.installed-dev: $(BIN)/python $(SPEC)
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[dev]' -e clients/python
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-ray: $(VENV)/.installed-dev constraints-ray.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -c constraints-ray.txt $(PIP_ARGS) -e '.[dev,ray]' -e clients/python
+	@touch $@
 
 demo: install
 	$(BIN)/elbod demo
@@ -47,6 +52,10 @@ docs-serve: install-dev
 # Three at a time: most tests wait for processes of their own.
 test: lint
 	$(BIN)/pytest -n 3 --dist worksteal
+
+# What needs Ray, which takes 741 MB; without it `make test` skips these tests, and says so.
+test-ray: install-ray
+	$(BIN)/pytest tests/scale tests/deploy/test_ray_manifests.py tests/deploy/test_ray_network.py
 
 # elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
 # in seven minutes. Uses wrk where it is installed.
@@ -79,6 +88,10 @@ bench-watchers: install-dev
 # How fast the playground paints, and how many pictures a second its pad decodes; needs Chromium.
 bench-playground: install-dev
 	$(BIN)/python benchmarks/playground.py
+
+# What a request costs through Ray, a million rows by one of its actors, and what a replica scores of each family.
+bench-ray: install-ray
+	$(BIN)/python benchmarks/on_ray.py $(BENCH_ARGS)
 
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev

@@ -1,5 +1,7 @@
 """Small models with decided weights, and real server processes."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -8,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 
 from elbod.api import keys
+from elbod.cli.main import main
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod_store import Draft, Manifest, ModelStore
@@ -192,3 +196,29 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - started < seconds, "it did not happen in time"
         waiting.wait(0.02)
     return time.monotonic() - started
+
+
+def call_elbod(arguments: Sequence[str], folder: Path, variables: Mapping[str, str]) -> "CompletedProcess[str]":
+    """`elbod` with these arguments in this process, whose modules are loaded: a process of its own takes seconds more.
+
+    What a process is and sees otherwise (signals, what it imports, its end) is for tests that start one.
+    """
+    out, errors, before = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
+    code: object = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", [str(ELBOD), *arguments])
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert isinstance(code, int)
+    return CompletedProcess([*arguments], code, out.getvalue(), errors.getvalue())

@@ -4,6 +4,7 @@ The only condition ever relied on is put-if-absent (`create`), which local folde
 """
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore
 
 from elbod_store import s3
 from elbod_store.errors import NotFound, Unavailable, Unsupported
+from elbod_store.reading import RangeReader
 
 CHUNK: Final = 8 * 1024 * 1024
 
@@ -97,6 +99,15 @@ class Objects:
         with self._errors("read", key):
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`. Raises NotFound."""
+        with self._errors("read", key):
+            return bytes(obstore.get_range(self._store, key, start=start, end=end))
+
+    def reader(self, key: str) -> io.BufferedReader:
+        """The object as a file, of which only what is read is fetched. Raises NotFound."""
+        return io.BufferedReader(RangeReader(self.head(key), lambda start, end: self.get_range(key, start, end)))
 
     def head(self, key: str) -> int:
         """The size in bytes. Raises NotFound."""

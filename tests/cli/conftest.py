@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ELBOD
+from tests.support import ELBOD, call_elbod
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,5 +20,15 @@ def run(tmp_path: Path) -> Run:
         # Wide, so that no line of a usage error is folded.
         env = os.environ | {"COLUMNS": "200"} | variables
         return subprocess.run([ELBOD, *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env)
+
+    return run
+
+
+@pytest.fixture
+def run_here(tmp_path: Path) -> Run:
+    """`run` without a process of its own."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return call_elbod(arguments, tmp_path, {"COLUMNS": "200"} | variables)
 
     return run

@@ -47,14 +47,14 @@ def test_a_grid_is_the_picture_of_the_service(run, served_store: ModelStore, ser
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def test_rows_may_be_worked_in_parts_by_their_first_index(run, served_store: ModelStore, tmp_path: Path) -> None:
+def test_rows_may_be_worked_in_parts_by_their_first_index(run_here, served_store: ModelStore, tmp_path: Path) -> None:
     x = np.random.default_rng(1).integers(0, 17, (40, 8, 8), dtype=np.uint8)
     for name, rows in (("whole", x), ("first", x[:25]), ("second", x[25:])):
         np.save(tmp_path / f"{name}.npy", rows)
     found = {}
     for name, first in (("whole", 0), ("first", 0), ("second", 25)):
         flags = ["--data", f"{name}.npy", "--output", f"{name}.npz", "--seed", "8", "--first-index", str(first)]
-        done = run("score", "--model", "levels", "--store", served_store.objects.url, *flags)
+        done = run_here("score", "--model", "levels", "--store", served_store.objects.url, *flags)
         assert done.returncode == 0, done.stderr
         with np.load(tmp_path / f"{name}.npz") as arrays:
             found[name] = arrays["elbo"]
@@ -90,8 +90,10 @@ def test_encodings_are_those_of_the_service(
         (("encode", "--model", "absent", "--output", "q.npz"), "absent"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(run, served_store: ModelStore, tmp_path: Path, arguments, message) -> None:
-    done = run(*arguments, "--store", served_store.objects.url)
+def test_what_cannot_be_done_is_one_line(
+    run_here, served_store: ModelStore, tmp_path: Path, arguments, message
+) -> None:
+    done = run_here(*arguments, "--store", served_store.objects.url)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert not [path for path in tmp_path.iterdir() if path.suffix in {".png", ".npz"}]

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.composition import DOCKERFILE, ROOT, SERVICES, entrypoint, last, stages
+from tests.deploy.ray_manifest import CLUSTER
 from tests.support import find_program
 
-TARGETS = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
+COMPOSED = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
+TARGETS = COMPOSED | {"ray"}
 COPIED = [
     source
     for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, flags=re.MULTILINE)
@@ -27,10 +29,11 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_worker_and_service_are_stages_of_one_file() -> None:
-    assert {"worker", "service"} == TARGETS
+def test_worker_service_and_node_of_ray_are_stages_of_one_file() -> None:
+    assert {"worker", "service"} == COMPOSED
     assert entrypoint("worker") == ["elbod", "train"]
     assert entrypoint("service") == ["elbod", "serve"]
+    assert entrypoint("ray") == ["ray"]
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -55,7 +58,7 @@ def test_what_is_installed_later_needs_no_network() -> None:
 
 def test_every_installation_from_an_index_is_held_by_the_constraints() -> None:
     pips = re.findall(r"pip (?:install|download) [^&\n]+", DOCKERFILE)
-    assert len(pips) == 5
+    assert len(pips) == 7
     for pip in pips:
         assert ("--constraint constraints.txt" in pip) != ("--no-index" in pip)
 
@@ -96,4 +99,15 @@ def test_the_lists_of_requirements_are_those_of_the_project(context: Path) -> No
     subprocess.run([sys.executable, "-c", step[1]], cwd=context, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (context / "serve.txt").read_text().splitlines() == project["dependencies"]
-    assert (context / "train.txt").read_text().splitlines() == project["optional-dependencies"]["train"]
+    extras = project["optional-dependencies"]
+    assert (context / "train.txt").read_text().splitlines() == extras["train"]
+    # elbod itself is not asked for: an index may have another one.
+    assert extras["ray"][0] == "elbod[tables]"
+    assert (context / "ray.txt").read_text().splitlines() == [*extras["tables"], *extras["ray"][1:]]
+
+
+def test_the_node_of_ray_is_held_by_its_own_constraints_too() -> None:
+    (step,) = [line for line in stages()["ray-wheels"] if "--requirement ray.txt" in line]
+    assert "--constraint constraints.txt --constraint constraints-ray.txt" in step
+    pinned = (ROOT / "constraints-ray.txt").read_text().splitlines()
+    assert f"ray=={CLUSTER['rayVersion']}" in pinned

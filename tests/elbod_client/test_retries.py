@@ -103,6 +103,14 @@ def test_what_would_fail_again_is_not_tried_again(status: int) -> None:
     assert len(script.asked) == 1
 
 
+@pytest.mark.parametrize("status", [500, 502])
+def test_what_a_proxy_says_of_a_lost_server_is_tried_again(status: int) -> None:
+    lost = Reply(status, b"Internal Server Error", "text/plain")
+    with answering(lost, VERSION) as script, Client(script.url) as client:
+        assert client.version() == "1.2.3"
+    assert len(script.asked) == 2
+
+
 def test_a_slow_answer_is_not_asked_for_twice() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

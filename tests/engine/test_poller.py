@@ -23,25 +23,29 @@ def looks_of_a_fleet() -> list[list[float]]:
 
 
 def test_servers_that_start_together_are_spread_evenly_from_their_second_look_on() -> None:
-    looks = np.concatenate([one[1:] for one in looks_of_a_fleet()])
+    looks = np.concatenate(looks_of_a_fleet())
     tenths, _ = np.histogram(looks, bins=10 * SECONDS, range=(0, SECONDS))
     # 100 in the mean, with a standard deviation of at most 10.
-    assert tenths.max() < 150
-    assert tenths.min() > 50
+    assert tenths[10:].max() < 150
+    assert tenths[10:].min() > 50
     seconds = tenths.reshape(SECONDS, 10).sum(axis=1)
+    assert seconds[0] == SERVERS
     assert seconds.max() <= 1100
 
 
-def test_servers_that_start_together_have_lost_their_coherence_after_one_interval() -> None:
-    last = np.array([max(look for look in one if look <= 1.2) for one in looks_of_a_fleet()])
+def test_servers_that_start_together_have_lost_their_coherence_with_their_second_look() -> None:
+    last = np.array([max(look for look in one if look <= 2.2) for one in looks_of_a_fleet()])
     # Of independent phases it is 0.03 in the mean; without a first delay of its own it would be 0.94.
     assert abs(np.exp(2j * np.pi * last).mean()) < 0.1
 
 
-def test_no_server_waits_longer_than_eleven_tenths_of_the_interval() -> None:
-    gaps = np.concatenate([np.diff(one) for one in looks_of_a_fleet()])
-    assert gaps.max() < 1.1
-    assert gaps[gaps > 0.9].mean() == pytest.approx(1, abs=0.01)
+def test_no_server_waits_longer_than_eleven_tenths_of_the_interval_but_once_up_to_two() -> None:
+    looks = looks_of_a_fleet()
+    assert max(one[1] for one in looks) < 2
+    gaps = np.concatenate([np.diff(one[1:]) for one in looks])
+    assert gaps.min() >= 0.9
+    assert gaps.max() <= 1.1
+    assert gaps.mean() == pytest.approx(1, abs=0.01)
 
 
 def test_a_poller_looks_at_once_then_after_each_delay_and_stops_while_it_waits() -> None:

@@ -22,13 +22,19 @@ JITTER: Final = 0.25
 MAX_RETRY_AFTER: Final = 60.0
 
 RETRIED_ERRORS: Final = (QueueFull, NotReady)
+# Without a problem document: of a proxy, which lost the server it had asked. A server's own 500 would come again.
+RETRIED_OF_PROXIES: Final = frozenset({500, 502})
 # Not the timeouts of an answer: the work would be begun again while the server is at its slowest.
 RETRIED_TRANSPORT_ERRORS: Final = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 
 def delay_before_retry(error: ElbodError, retry: int, max_retries: int, chance: float) -> float | None:
     """Seconds to wait before retry number `retry` (1, 2, ...), or None to give up; `chance` is uniform in [0, 1)."""
-    transient = isinstance(error, RETRIED_ERRORS) or isinstance(error.__cause__, RETRIED_TRANSPORT_ERRORS)
+    transient = (
+        isinstance(error, RETRIED_ERRORS)
+        or isinstance(error.__cause__, RETRIED_TRANSPORT_ERRORS)
+        or (error.problem is None and error.status_code in RETRIED_OF_PROXIES)
+    )
     if not transient or retry > max_retries:
         return None
     if error.retry_after is None:

@@ -73,14 +73,19 @@ class Metrics:
         self._versions: set[tuple[str, str]] = set()
         self._told: Tally[tuple[str, ...]] = Tally()
         self._complained = False
+        # What a scrape adds up; beyond one machine there are other ways to ask all workers.
+        self.gather: Callable[[], CollectorRegistry] = self._all_workers
         if not has_room():
             raise StartupError("the disk of the metrics' files is full")
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
+        # How gauges of several workers become one, by name.
+        self.modes: dict[str, str] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"elbod_{name}", text, labels, registry=registry)
 
         def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
+            self.modes[f"elbod_{name}"] = mode
             return Gauge(f"elbod_{name}", text, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
@@ -235,12 +240,12 @@ class Metrics:
         """The metrics of all workers and their media type; those of the others are up to a second old."""
         self.flush()
         encode, media_type = choose_encoder(accept)
-        return await run_in_threadpool(lambda: encode(self._all_workers())), media_type
+        return await run_in_threadpool(lambda: encode(self.gather())), media_type
 
     def _all_workers(self) -> CollectorRegistry:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:  # an application without a supervisor
-            return self._registry
+            return self.registry
         registry = CollectorRegistry()
         MultiProcessCollector(registry, folder)
         return registry

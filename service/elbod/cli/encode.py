@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from elbod.cli.engines import check_engine
+
 
 def encode(
     model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
-    output: Annotated[Path, typer.Option(help="Parameters of q(z|x), KL and draws, as .npz.")],
+    output: Annotated[str, typer.Option(help="Parameters of q(z|x), KL and draws: .npz, or a folder of parts.")],
     data: Annotated[
         str | None,
         typer.Option(
@@ -19,23 +21,31 @@ def encode(
     binarize: Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
+    engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
+    actors: Annotated[int | None, typer.Option(min=1, help="Of --engine ray; default: one a core, or a GPU.")] = None,
+    part_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of each part of a folder; default: by work.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Encode rows with a published model. A conditional one is given the data's labels.
 
-    The numbers are those of POST /encode with the same seed.
+    The numbers are those of POST /encode with the same seed. A folder is written part by part: interrupted, the same
+    command goes on with the parts that are not there.
 
     Example: elbod encode --model digits --output latents.npz
     """
     if binarize not in (None, "threshold", "stochastic"):
         raise typer.BadParameter("--binarize is threshold or stochastic")
+    in_parts = check_engine(engine, actors, part_rows, output)
     from elbod.cli.tables import check_output, write_arrays
     from elbod.settings import load_settings
 
     settings = load_settings(store=store, device=device)
-    check_output(output, (".npz",))
+    if not in_parts:
+        check_output(Path(output), (".npz",))
     # torch takes seconds to import: only now, with the configuration checked.
     from elbod.api.inputs import check_count, check_rows
     from elbod.cli.scoring import Session, describe, labels_of
@@ -43,6 +53,23 @@ def encode(
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
+    if in_parts:
+        from elbod.cli import parts
+
+        fields = {"seed": seed, "first_index": first_index, "num_samples": num_samples, "binarize": binarize}
+        request = parts.Request(
+            verb=Verb.ENCODE,
+            model=model,
+            output=output,
+            engine=engine,
+            actors=actors,
+            part_rows=part_rows,
+            data=data,
+            quiet=as_json,
+            fields=fields,
+        )
+        parts.run(request, settings).describe(as_json)
+        return
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
@@ -58,5 +85,5 @@ def encode(
             binarize=binarize,  # type: ignore[arg-type]
         )
         columns = session.run(job, resident, f"encoding with {resident}")
-    write_arrays(output, columns | resident.posterior_shared)
+    write_arrays(Path(output), columns | resident.posterior_shared)
     describe(resident, job, f"{found.origin}: {output}", as_json)

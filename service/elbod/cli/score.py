@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from elbod.cli.engines import check_engine
+
 
 def score(
     model: Annotated[str, typer.Option(help="Model reference: name, name@alias or name@version.")],
@@ -31,30 +33,41 @@ def score(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Every row's scores: .csv, .jsonl, .npz or .parquet.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Every row's scores: .csv, .jsonl, .npz or .parquet, or a folder of parts.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
+    actors: Annotated[int | None, typer.Option(min=1, help="Of --engine ray; default: one a core, or a GPU.")] = None,
+    part_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of each part of a folder; default: by work.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Score rows with a published model: mean bounds with their errors, in nats.
 
-    The numbers are those of POST /elbo with the same seed.
+    The numbers are those of POST /elbo with the same seed. A folder is written part by part: interrupted, the same
+    command goes on with the parts that are not there.
 
     Example: elbod score --model digits --importance-samples 500 --output scores.csv
     """
     if binarize not in (None, "threshold", "stochastic"):
         raise typer.BadParameter("--binarize is threshold or stochastic")
+    in_parts = check_engine(engine, actors, part_rows, output)
+    if in_parts and (against is not None or against_flips):
+        raise typer.BadParameter("--against and --against-flips need all rows at once: give --output FILE, or none")
     from elbod.cli.tables import check_output, write_table
     from elbod.settings import load_settings
 
     settings = load_settings(store=store, device=device)
-    if output is not None:
-        check_output(output)
+    if output is not None and not in_parts:
+        check_output(Path(output))
     # torch takes seconds to import: only now, with the configuration checked.
     import numpy as np
 
     from elbod.api.inputs import check_count, check_rows
-    from elbod.cli.scoring import Session, labels_of, print_report
+    from elbod.cli.scoring import Session, labels_of
     from elbod.engine import comparison
     from elbod.engine.jobs import Array, Job, Verb, marginal_labels
     from elbod.engine.loading import Resident
@@ -63,6 +76,48 @@ def score(
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
     check_count("--importance-samples", importance_samples, settings.max_importance_samples)
+    if in_parts:
+        assert output is not None
+        from elbod.cli import parts
+
+        fields = {
+            "seed": seed,
+            "first_index": first_index,
+            "num_samples": num_samples,
+            "num_importance_samples": importance_samples,
+            "binarize": binarize,
+            "given_labels": given_labels,
+        }
+        request = parts.Request(
+            verb=Verb.ELBO,
+            model=model,
+            output=output,
+            engine=engine,
+            actors=actors,
+            part_rows=part_rows,
+            rows=rows,
+            data=data,
+            quiet=as_json,
+            fields=fields,
+        )
+        done = parts.run(request, settings)
+        manifest, plan = done.manifest, done.plan
+        likelihood = comparison.likelihood_of(manifest)
+        report: dict[str, Any] = {
+            "model": plan.model,
+            "digest": plan.digest,
+            "fingerprint": plan.fingerprint,
+            "reproducible": done.reproducible,
+            "rows": done.origin + ("" if rows is None else f", the first {plan.rows:,}"),
+            "seed": seed,
+            "first_index": first_index,
+            "num_samples": num_samples,
+            "conditional_on": "label" if given_labels else None,
+            "output": done.output.url,
+            **comparison.overview(done.output.read(plan.parts), likelihood, importance_samples),
+        }
+        _say(report, as_json)
+        return
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
@@ -89,7 +144,7 @@ def score(
             )
 
         columns = session.run(job(x, resident), resident, f"scoring {resident}")
-        report: dict[str, Any] = {
+        report = {
             "model": str(resident),
             "digest": resident.digest,
             "fingerprint": resident.fingerprint,
@@ -115,7 +170,13 @@ def score(
                 altered = session.run(job(flipped, resident), resident, f"{name} flips")
                 report["flips"][name] = comparison.outlier_report(columns, altered)
     if output is not None:
-        write_table(output, columns)
+        write_table(Path(output), columns)
+    _say(report, as_json)
+
+
+def _say(report: dict[str, Any], as_json: bool) -> None:
+    from elbod.cli.scoring import print_report
+
     if as_json:
         typer.echo(json.dumps(report))
     else:

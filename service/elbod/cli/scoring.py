@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,13 +50,21 @@ class Session:
 
     def run(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""
-        console = Console(stderr=True, quiet=self.quiet)
-        if not console.is_terminal:
-            return self.bulk.run(job, resident, _Lines(console, title, job.rows).advance)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=job.rows)
-            return self.bulk.run(job, resident, lambda rows: bar.advance(task, rows))
+        with progress(title, job.rows, quiet=self.quiet) as advance:
+            return self.bulk.run(job, resident, advance)
+
+
+@contextmanager
+def progress(title: str, rows: int, *, quiet: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A function that is told of rows as they are finished, and shows them on standard error; `done` are already."""
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        yield _Lines(console, title, rows, done).advance
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=rows, completed=done)
+        yield lambda more: bar.advance(task, more)
 
 
 def labels_of(found: Rows, resident: Resident, rows: int | None) -> NDArray[np.int64]:
@@ -71,9 +79,9 @@ def labels_of(found: Rows, resident: Resident, rows: int | None) -> NDArray[np.i
 class _Lines:
     """A plain line every ten seconds and at the end."""
 
-    def __init__(self, console: Console, title: str, total: int) -> None:
-        self._console, self._title, self._total = console, title, total
-        self._done, self._started = 0, time.monotonic()
+    def __init__(self, console: Console, title: str, total: int, done: int) -> None:
+        self._console, self._title, self._total, self._before = console, title, total, done
+        self._done, self._started = done, time.monotonic()
         self._said = self._started
 
     def advance(self, rows: int) -> None:
@@ -82,7 +90,7 @@ class _Lines:
         if self._done < self._total and now - self._said < _SECONDS_BETWEEN_LINES:
             return
         self._said = now
-        speed = self._done / max(1e-9, now - self._started)
+        speed = (self._done - self._before) / max(1e-9, now - self._started)
         self._console.print(
             f"{self._title}  {self._done:,}/{self._total:,} rows  {speed:,.0f} rows/s", highlight=False, soft_wrap=True
         )

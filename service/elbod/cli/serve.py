@@ -21,6 +21,8 @@ def serve(
     keys_file: Annotated[Path | None, typer.Option(help="Who may ask; `elbod keys add` writes it.")] = None,
     admin: Annotated[bool | None, typer.Option("--admin", help="Let keys of scope admin move aliases.")] = None,
     root_path: Annotated[str | None, typer.Option(help="Path prefix that a proxy in front strips.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: replicas of Ray Serve.")] = "local",
+    replicas: Annotated[str | None, typer.Option(help="Of --engine ray: how many, or least:most by load.")] = None,
 ) -> None:
     """Serve the models of a store over HTTP.
 
@@ -28,6 +30,12 @@ def serve(
 
     Example: elbod serve --store ./elbod-store --port 8000
     """
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"--engine is local or ray, not {engine}")
+    if engine == "local" and replicas is not None:
+        raise typer.BadParameter("--replicas is of --engine ray: a machine has --workers")
+    if engine == "ray" and workers is not None:
+        raise typer.BadParameter("--workers is of one machine: --engine ray has --replicas")
     from elbod.settings import load_settings
 
     settings = load_settings(
@@ -43,9 +51,20 @@ def serve(
         root_path=root_path,
     )
     _check_model(settings.model)
+
+    def announce(url: str) -> None:
+        typer.echo(f"elbod serves {settings.store} on {url}")
+
+    if engine == "ray":
+        from elbod.scale.cluster import require_ray
+
+        require_ray("--engine ray")
+        from elbod.scale.serving import serve as serve_on_ray
+
+        raise typer.Exit(serve_on_ray(settings, replicas or "1", announce))
     from elbod.supervisor import supervise
 
-    raise typer.Exit(supervise(settings, announce=lambda url: typer.echo(f"elbod serves {settings.store} on {url}")))
+    raise typer.Exit(supervise(settings, announce=announce))
 
 
 def _check_model(reference: str | None) -> None:

@@ -51,6 +51,8 @@ def train(
         str | None,
         typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one of this training."),
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: processes of a Ray cluster.")] = "local",
+    processes: Annotated[int | None, typer.Option(min=1, help="Of --engine ray: how many train together.")] = None,
     store: Annotated[str | None, typer.Option(help="URL or folder of the model store.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -58,7 +60,8 @@ def train(
     """Train a generator and publish it as a new version.
 
     Flags win over ELBOD_* variables, those over elbod.toml. A named run knows its recipe, data and seed; a worker that
-    watches resumes by itself. Under `torchrun --nproc-per-node N` N processes train together.
+    watches resumes by itself. Under `torchrun --nproc-per-node N`, and by `--engine ray --processes N`, N processes
+    train together.
 
     Example: elbod train --recipe digits --alias production
     """
@@ -74,11 +77,17 @@ def train(
         raise typer.BadParameter("--gate needs --alias: it decides whether that is moved")
     if watch and (resume is not None or "WORLD_SIZE" in os.environ):
         raise typer.BadParameter("--watch resumes by itself, and trains in one process")
+    if engine not in ("local", "ray") or (engine == "local" and processes is not None) or (engine == "ray" and watch):
+        raise typer.BadParameter("--engine is local or ray; --processes is of ray, and --watch of local")
 
     try:
         from elbod.settings import load_settings
 
         configured = load_settings(store=store, device=device)
+        if engine == "ray":
+            from elbod.scale.cluster import require_ray
+
+            require_ray("--engine ray")
         # torch takes seconds to import: only now, with the usage and the configuration checked.
         from dataclasses import replace
 
@@ -104,7 +113,6 @@ def train(
                 assert data is not None
                 base = recipes.custom(family, likelihood, data)
             made = recipes.override(base, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
-        opened, progress = ModelStore.open(configured.store), console_listener()
         options: dict[str, Any] = {
             "name": name or made.name,
             "seed": seed,
@@ -114,14 +122,21 @@ def train(
             "publish_every": publish_every,
             "keep": keep,
             "save_every": 60 * save_every,
-            "progress": progress,
         }
+        from_run = True if resume == "" else resume or False
+        if engine == "ray":
+            from elbod.scale.training import train as train_on_ray
+
+            train_on_ray(made, configured.store, processes or 1, from_run, options)
+            return
+        opened, progress = ModelStore.open(configured.store), console_listener()
+        options["progress"] = progress
         if watch:
             from elbod.training.watch import train_if_changed, train_on_change
 
             train_on_change(lambda: train_if_changed(made, opened, **options), made.data, progress, interval=interval)
         else:
-            run_training(made, opened, resume=True if resume == "" else resume or False, **options)
+            run_training(made, opened, resume=from_run, **options)
     except KeyboardInterrupt as interrupt:
         from elbod.training.errors import Stopped
 

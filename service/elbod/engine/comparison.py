@@ -63,6 +63,11 @@ def overview(columns: Columns, likelihood: Likelihood, num_importance_samples: i
     return found
 
 
+def likelihood_of(manifest: Manifest) -> Likelihood:
+    """The likelihood of a version's rows."""
+    return make_likelihood(manifest.likelihood, manifest.event_shape, manifest.levels)
+
+
 def check_comparable(ours: Manifest, theirs: Manifest, *, given_labels: bool = False) -> None:
     """Scores are compared between models of the same events, levels, measure, support and binarization, and those
     given labels between models of the same labels.

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 def delays(interval: float, uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
     """Seconds from the end of each look to the next, for ever.
 
-    Every interval is drawn from ±10 % of its length. The first is cut short at a uniform fraction, as if the server had
-    run for long: servers that started in one moment, and looked at once, are then spread evenly from their second look
-    on. The jitter alone needs some 50 looks for that, since one look leaves sin(0.2π) / 0.2π = 94 % of their coherence.
+    Every interval is drawn from ±10 % of its length. The first is longer by a uniform fraction: servers that started in
+    one moment, and looked at once, are then spread evenly from their second look on, and in no interval does each look
+    twice. The jitter alone needs some 50 looks for that, since one look leaves sin(0.2π) / 0.2π = 94 % of their
+    coherence.
     """
-    yield interval * uniform(0.9, 1.1) * uniform(0, 1)
+    yield interval * uniform(1, 2)
     while True:
         yield interval * uniform(0.9, 1.1)
 

@@ -37,7 +37,7 @@ def rows_to_score(manifest: Manifest, data: str | None, *, binarized: bool = Fal
     record = manifest.training.get("data")
     known: Mapping[str, Any] = record if isinstance(record, dict) else {}
     source = data if data is not None else _recipe(manifest).data
-    dataset = datasets.load(source, _image_size(manifest) if datasets.is_image_folder(source) else None)
+    dataset = datasets.load(source, image_size(manifest) if datasets.is_image_folder(source) else None)
     if dataset.digest != known.get("digest"):
         if data is None:
             raise InvalidDataset(
@@ -48,7 +48,7 @@ def rows_to_score(manifest: Manifest, data: str | None, *, binarized: bool = Fal
         label = _class_numbers(manifest, dataset)
         if binarized and dataset.x.dtype.kind in "iu" and dataset.x.max() > 1:
             return Rows(intensities(dataset.name, dataset.x), label, f"{origin}, bytes divided by 255")
-        return Rows(_as_requested(dataset.x), label, origin)
+        return Rows(as_requested(dataset.x), label, origin)
     recipe = _recipe(manifest)
     likelihood = make_likelihood(manifest.likelihood, dataset.event_shape, manifest.levels)
     parts = cut(recipe, dataset, likelihood)
@@ -78,14 +78,14 @@ def _class_numbers(manifest: Manifest, dataset: Dataset) -> NDArray[np.int64] | 
     return found
 
 
-def _as_requested(x: Array) -> Array:
+def as_requested(x: Array) -> Array:
     """The same values in the narrowest dtype of a request's x that holds all of the file's dtype."""
     dtype = next(dtype for dtype in (np.uint8, np.int64, np.float32, np.float64) if np.can_cast(x.dtype, dtype))
     return np.ascontiguousarray(x, dtype)
 
 
-def _image_size(manifest: Manifest) -> int | None:
-    """What the model's own images were resized to."""
+def image_size(manifest: Manifest) -> int | None:
+    """Pixels of the squares that the model's own images were made; None if they were left as they are."""
     recipe = manifest.training.get("recipe")
     size = recipe.get("image_size") if isinstance(recipe, dict) else None
     return size if isinstance(size, int) else None

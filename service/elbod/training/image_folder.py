@@ -1,8 +1,8 @@
 """Folders of images: every file one row, sub-folders classes."""
 
 import warnings
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,16 @@ _UNREADABLE = (
 _DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
+def is_image(path: str) -> bool:
+    """Whether a file of that path within a folder of images is one of them; hidden ones are not."""
+    parts = PurePosixPath(path)
+    return parts.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in parts.parts)
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and its sub-folders, in the order of their paths; hidden ones are none."""
+    """The images in a folder and its sub-folders, in the order of their paths."""
     return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        path for path in folder.rglob("*") if is_image(path.relative_to(folder).as_posix()) and path.is_file()
     )
 
 
@@ -50,7 +52,7 @@ def read_images(
     if None in classes and set(classes) != {None}:
         loose = paths[classes.index(None)].name
         raise InvalidDataset(f"{folder}: {loose} is in no class, others are in sub-folders: put all or none into them")
-    images = [_read(path, size) for path in paths]
+    images = [read_image(path, str(path), size) for path in paths]
     shapes = [image.shape[:2] for image in images]
     for path, shape in zip(paths, shapes, strict=True):
         if shape != shapes[0]:
@@ -70,19 +72,19 @@ def read_images(
     return x, np.array([numbers[str(name)] for name in classes], np.int64), units, tuple(names)
 
 
-def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
-    """(H, W, C)."""
+def read_image(file: Path | BinaryIO, name: str, size: int | None) -> NDArray[np.uint8]:
+    """(H, W, C) bytes of one image, made a square of `size` pixels if that is given. Raises InvalidDataset."""
     try:
         with warnings.catch_warnings():
             # Of an image that would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(file) as opened:
                 if opened.mode in _DEEP:
-                    raise InvalidDataset(f"{path} has more than 8 bits a channel: convert it, or save arrays as .npy")
+                    raise InvalidDataset(f"{name} has more than 8 bits a channel: convert it, or save arrays as .npy")
                 image: Image.Image = ImageOps.exif_transpose(opened)
                 image = image.convert("L" if image.mode in _GREY else "RGB")
     except _UNREADABLE as error:
-        raise InvalidDataset(f"{path} cannot be read as an image: {_first_line(error)}") from error
+        raise InvalidDataset(f"{name} cannot be read as an image: {_first_line(error)}") from error
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image, np.uint8)

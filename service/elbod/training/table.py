@@ -12,6 +12,7 @@ from elbod.training.errors import InvalidDataset
 ENDINGS = frozenset({".csv", ".parquet"})
 
 LABEL = "y"
+TENSORS = "x"
 
 
 def read_table(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None, str, tuple[str, ...] | None]:
@@ -19,10 +20,9 @@ def read_table(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None, str,
 
     Raises InvalidDataset: a column that is no number, or a missing value, by name and row.
     """
-    if importlib.util.find_spec("pyarrow") is None:
+    if not available():
         raise InvalidDataset(f"{path}: tables need pyarrow: pip install 'elbod[tables]', or save the numbers as .npy")
     import pyarrow
-    import pyarrow.compute
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -31,39 +31,60 @@ def read_table(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None, str,
         table = read(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidDataset(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
-    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if repeated:
-        raise InvalidDataset(f"{path} has several columns named {repeated[0]!r}")
     if not len(table):
         raise InvalidDataset(f"{path} has no rows")
+    x, labels = numbers(str(path), table)
+    columns = [name for name in table.column_names if name != LABEL]
+    units = f"columns {', '.join(columns[:20])}{', ...' if columns[20:] else ''} of `{path.name}`, unchanged"
+    if labels is None:
+        return x, None, units, None
+    names = sorted(set(labels))
+    known = {name: number for number, name in enumerate(names)}
+    return x, np.array([known[name] for name in labels], np.int64), units, tuple(names)
+
+
+def available() -> bool:
+    """Whether tables can be read here."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def numbers(source: str, table: Any, first_row: int = 0) -> tuple[NDArray[Any], list[str] | None]:
+    """x (n, columns) int64 or float64 of a pyarrow table, and of a column `y` what the labels are called.
+
+    A column `x` of tensors is all of x, (n, *their shape), whatever stands beside it: a table of samples is one.
+    Raises InvalidDataset: a column that is no number, or a missing value, by name and row, of which `first_row` is the
+    table's first.
+    """
+    import pyarrow.compute
+
+    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if repeated:
+        raise InvalidDataset(f"{source} has several columns named {repeated[0]!r}")
     for name in table.column_names:
         if (missing := table[name].null_count) > 0:
-            row = int(pyarrow.compute.index(table[name].is_null(), True).as_py())
+            row = first_row + int(pyarrow.compute.index(table[name].is_null(), True).as_py())
             raise InvalidDataset(
-                f"{path}: column {name!r} lacks {missing:,} values, the first in row {row}, counted from 0: "
+                f"{source}: column {name!r} lacks {missing:,} values, the first in row {row}, counted from 0: "
                 "drop or fill them"
             )
-    columns = [name for name in table.column_names if name != LABEL]
-    if not columns:
-        raise InvalidDataset(f"{path} has no columns of numbers")
-    x = _numbers(path, columns, [table[name] for name in columns])
-    units = f"columns {', '.join(columns[:20])}{', ...' if columns[20:] else ''} of `{path.name}`, unchanged"
-    if LABEL not in table.column_names:
-        return x, None, units, None
-    values = table[LABEL].to_pylist()
-    names = sorted({str(value) for value in values})
-    numbers = {name: number for number, name in enumerate(names)}
-    return x, np.array([numbers[str(value)] for value in values], np.int64), units, tuple(names)
+    if TENSORS in table.column_names and isinstance(table[TENSORS].type, pyarrow.FixedShapeTensorType):
+        x = table[TENSORS].combine_chunks().to_numpy_ndarray()
+    else:
+        columns = [name for name in table.column_names if name != LABEL]
+        if not columns:
+            raise InvalidDataset(f"{source} has no columns of numbers")
+        x = _numbers(source, columns, [table[name] for name in columns])
+    return x, [str(value) for value in table[LABEL].to_pylist()] if LABEL in table.column_names else None
 
 
-def _numbers(path: Path, names: list[str], columns: list[Any]) -> NDArray[Any]:
+def _numbers(source: str, names: list[str], columns: list[Any]) -> NDArray[Any]:
     import pyarrow.types
 
     for name, column in zip(names, columns, strict=True):
         kind = column.type
         if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)):
             raise InvalidDataset(
-                f"{path}: column {name!r} holds {kind}, not numbers: leave it out or encode it "
+                f"{source}: column {name!r} holds {kind}, not numbers: leave it out or encode it "
                 f"(labels go into {LABEL!r})"
             )
     whole = not any(pyarrow.types.is_floating(column.type) for column in columns)

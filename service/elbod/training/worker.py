@@ -55,6 +55,7 @@ def run_training(
     resume: str | bool = False,
     progress: Listener | None = None,
     on_step: Callable[[str], None] = lambda step: None,
+    began: Callable[[str], None] = lambda run: None,
 ) -> Manifest:
     """Train by the recipe and publish the result as `name` (default: the recipe's); the manifest of that version.
 
@@ -67,7 +68,8 @@ def run_training(
     The run's state goes to the store every `save_every` seconds (0: after every epoch), and at the first SIGINT or
     SIGTERM. `resume` names a run to go on with, to the weights that it would have had, or is True for the newest
     unfinished run that trains just this; without one a new run begins. Under `torchrun` all processes train together,
-    the first one publishes, and all of them return its manifest. `on_step` is told each step of every write.
+    the first one publishes, and all of them return its manifest. `on_step` is told each step of every write,
+    `began` the run of it.
 
     Raises TrainingError, Stopped and the store's StoreError; whatever happens, a version is published whole or not at
     all.
@@ -103,6 +105,7 @@ def run_training(
             options = {"progress": progress, "save_every": save_every, "on_step": on_step}
             run = _open_run(store, identity, resume, {"alias": alias, "gated": gated, "keep": keep}, options)
             with contextlib.closing(run):
+                began(run.id)
                 _restore(loop, group.share(run.state()), run)
                 try:
                     manifest = _train(loop, run, material, store, publish_every, keep, progress)

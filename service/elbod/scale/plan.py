@@ -1,0 +1,102 @@
+"""What a job over many rows is, and where it is cut: whoever works a part, and whenever, gets the same bytes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from elbod.engine.jobs import Array, Binarize, Job, Verb, marginal_labels
+from elbod.engine.loading import Resident
+from elbod_store import Manifest
+from elbod_store.canonical import canonical
+
+# A part is lost with the process that works it: seconds to a minute of a core's work, and little memory.
+_ROW_DRAWS = 4 * 1024**2
+_ROWS = 16_384
+_BYTES = 64 * 1024**2
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One verb over `rows` rows; row i of the whole is example `first_index + i` under `seed`.
+
+    `data` identifies the rows (None: /sample has none); bytes are equal under the same `fingerprint`. The other
+    fields are those of `Job`, with one `label` for all rows of /sample.
+    """
+
+    verb: Verb
+    model: str
+    digest: str
+    fingerprint: str
+    rows: int
+    part_rows: int
+    data: Mapping[str, Any] | None = None
+    seed: int = 0
+    first_index: int = 0
+    num_samples: int = 1
+    num_importance_samples: int = 0
+    binarize: Binarize | None = None
+    given_labels: bool = False
+    label: int | None = None
+    temperature: float = 1.0
+    output: Literal["sample", "mean"] = "sample"
+
+    @property
+    def parts(self) -> int:
+        return -(-self.rows // self.part_rows)
+
+    def span(self, part: int) -> tuple[int, int]:
+        """The first row of a part and the one after its last."""
+        return part * self.part_rows, min((part + 1) * self.part_rows, self.rows)
+
+    def job(self, start: int, rows: int, resident: Resident, x: Array | None, label: Array | None) -> Job:
+        """The job of `rows` rows from `start` on; `label` where it is given."""
+        if self.label is not None:
+            label = np.full(rows, self.label, np.int64)
+        return Job(
+            verb=self.verb,
+            rows=rows,
+            seed=self.seed,
+            first_index=self.first_index + start,
+            x=x,
+            label=label,
+            marginal_labels=marginal_labels(resident.generator, label) if self.verb is Verb.ELBO else 0,
+            num_samples=self.num_samples,
+            num_importance_samples=self.num_importance_samples,
+            temperature=self.temperature,
+            output=self.output,
+            binarize=self.binarize,
+        )
+
+    def to_json(self) -> bytes:
+        return canonical({"schema": _SCHEMA} | json.loads(json.dumps(dataclasses.asdict(self))))
+
+    @classmethod
+    def of_json(cls, raw: bytes) -> Self:
+        """Raises ValueError, TypeError or KeyError for anything else than a plan of this schema."""
+        fields = json.loads(raw)
+        if fields.pop("schema") != _SCHEMA:
+            raise ValueError("a plan of another elbod")
+        return cls(**fields | {"verb": Verb(fields["verb"])})
+
+    def difference(self, other: "Plan") -> str:
+        """In words, the first field in which they differ."""
+        names = (field.name for field in dataclasses.fields(self))
+        name = next(name for name in names if getattr(self, name) != getattr(other, name))
+        return f"its {name} is {_brief(getattr(other, name))}, asked for is {_brief(getattr(self, name))}"
+
+
+def rows_of_a_part(manifest: Manifest, draws: int, *, marginal: bool) -> int:
+    """How many rows one part should have, by what a row of so many draws costs."""
+    row_draws = max(1, draws) * (len(manifest.labels or ()) if marginal and manifest.labels else 1)
+    row_bytes = 8 * int(np.prod(manifest.event_shape))
+    return max(1, min(_ROWS, _ROW_DRAWS // row_draws, _BYTES // row_bytes))
+
+
+def _brief(value: Any) -> str:
+    return str(value) if not isinstance(value, Mapping) else json.dumps(value)

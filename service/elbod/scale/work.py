@@ -1,0 +1,136 @@
+"""One part of a job: read its rows, run them, write it. What runs here is the same on one machine and on many."""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, final
+
+import numpy as np
+
+from elbod.api.inputs import check_labels, check_rows
+from elbod.engine.bulk import open_bulk
+from elbod.engine.jobs import Verb
+from elbod.engine.loading import Resident, load
+from elbod.engine.runner import Runner
+from elbod.errors import ElbodError, InvalidInput, StartupError
+from elbod.scale.output import Output
+from elbod.scale.plan import Plan
+from elbod.scale.sources import Source
+from elbod_store import ModelStore, Unavailable
+
+# A store that does not answer is asked again for so long: minutes of work are not given up for a restart of S3.
+PATIENCE = 180.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+
+_ROW = re.compile(r"\b(x|label)\[(\d+)\]")
+
+_T = TypeVar("_T")
+
+
+def patiently(action: Callable[[], _T], patience: float = PATIENCE) -> _T:
+    """The action's result, tried again while the store is Unavailable. Raises Unavailable when patience ends."""
+    pause, ends = _FIRST_PAUSE, time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except Unavailable:
+            if time.monotonic() + pause > ends:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def load_version(store: str, model: str, digest: str, device: str) -> tuple[Runner, Resident]:
+    """The version of that digest, proved on this machine. Raises StartupError, ModelFailure and StoreError."""
+    runner = Runner.reproducible(device)
+
+    def read() -> Resident:
+        opened = ModelStore.open(store)
+        manifest = opened.resolve(model)
+        if manifest.digest != digest:
+            raise StartupError(f"{model} in {store} has the digest {manifest.digest}, the job is for {digest}")
+        return load(opened, manifest, runner)
+
+    return runner, patiently(read)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job's work is done from: the model store, the device, engines a process, the output."""
+
+    store: str
+    device: str
+    engines: int
+    output: str
+
+
+@final
+class Worker:
+    """A loaded model and its engines, for one part after the other."""
+
+    def __init__(
+        self, plan: Plan, source: Source | None, place: Place, loaded: tuple[Runner, Resident] | None = None
+    ) -> None:
+        """Raises StartupError: this machine would give other bytes than the plan's; ModelFailure, StoreError."""
+        self._plan, self._source = plan, source
+        runner, self._resident = loaded or load_version(place.store, plan.model, plan.digest, place.device)
+        if self._resident.fingerprint != plan.fingerprint:
+            raise StartupError(differs(plan.fingerprint, self._resident.fingerprint))
+        self._output = Output(place.output)
+        self._stack = ExitStack()
+        self._bulk = self._stack.enter_context(open_bulk(runner, place.engines))
+        if plan.verb is Verb.ENCODE:
+            patiently(lambda: self._output.write_shared(self._resident.posterior_shared))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def run(self, part: int, advance: Callable[[int], None] = lambda rows: None) -> int:
+        """Work a part and write it; its rows. Raises StartupError naming the row, ModelFailure, StoreError."""
+        start, stop = self._plan.span(part)
+        x, label = self._rows(start, stop)
+        job = self._plan.job(start, stop - start, self._resident, x, label)
+        columns = self._bulk.run(job, self._resident, advance)
+        patiently(lambda: self._output.write(part, start, columns))
+        return stop - start
+
+    def _rows(self, start: int, stop: int) -> tuple[Any, Any]:
+        """x and label of the rows, checked as a request's are."""
+        source, resident = self._source, self._resident
+        if source is None:
+            return None, None
+        x, label = patiently(lambda: source.read(start, stop))
+        # Torch warns of arrays that may not be written to, as those of files and of Ray's memory are.
+        x = np.require(x, requirements=["C", "W"])
+        try:
+            x = check_rows(resident, x, binarize=self._plan.binarize, max_rows=stop - start)
+            wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and resident.generator.conditional)
+            return x, check_labels(resident, label, stop - start, required=True) if wanted else None
+        except InvalidInput as error:
+            raise StartupError(f"{source.origin}: {numbered(str(error), start)}") from error
+
+
+def numbered(message: str, start: int) -> str:
+    """The message about rows of a part, with their numbers in the whole."""
+    return _ROW.sub(lambda match: f"{match[1]}[{int(match[2]) + start}]", message)
+
+
+def differs(expected: str, found: str) -> str:
+    """In one sentence, why two machines of these fingerprints may not share a job."""
+    return (
+        f"this machine computes as {found}, the job is for {expected}: their bytes would differ; "
+        "use machines and versions of one kind"
+    )
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a worker says in one line rather than with a traceback."""
+    from elbod.training.errors import TrainingError
+    from elbod_store import StoreError
+
+    return (ElbodError, StoreError, TrainingError)
