@@ -40,7 +40,8 @@ def draw(runs: dict[str, Run], target: Path) -> None:
         weights = np.full(len(waited), 100 / len(waited))
         noticed.hist(waited, bins=bins.tolist(), weights=weights, histtype="step", color=colour, label=name)
     noticed.set(xlabel="seconds from the promotion until a replica had resolved it", ylabel="% of the replicas")
-    noticed.legend(fontsize=7, loc="upper right")
+    noticed.set_ylim(top=1.25 * noticed.get_ylim()[1])
+    noticed.legend(fontsize=7, loc="upper right", ncols=2)
     body = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "watchers", "path.simplify_threshold": 0.3}):
         made.savefig(body, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
