@@ -19,10 +19,15 @@ def test_two_nodes_that_differ_are_named_with_both_fingerprints_and_a_way_out() 
 
 @pytest.mark.parametrize(
     ("device", "gpus", "expected"),
-    [("auto", 0, False), ("auto", 4, True), ("cpu", 4, False), ("cuda", 4, True), ("cuda:0", 0, True)],
+    [("auto", 0, False), ("auto", 4, True), ("cpu", 4, False), ("cuda", 4, True), ("cuda:0", 1, True)],
 )
 def test_a_process_gets_a_gpu_when_it_is_asked_for_or_there(device: str, gpus: int, expected: bool) -> None:
-    assert uses_gpu(Cluster("", {}, 8, gpus), device) is expected
+    assert uses_gpu(Cluster("", {}, {}, 8, gpus), device) is expected
+
+
+def test_a_gpu_that_no_node_has_is_refused() -> None:
+    with pytest.raises(StartupError, match="--device cuda: no node of the cluster has a GPU"):
+        uses_gpu(Cluster("", {}, {}, 8, 0), "cuda")
 
 
 def test_of_a_long_error_the_last_line_is_said() -> None:

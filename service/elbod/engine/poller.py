@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 def delays(interval: float, uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
     """Seconds from the end of each look to the next, for ever.
 
-    Every interval is drawn from ±10 % of its length. The first is longer by a uniform fraction: servers that started in
-    one moment, and looked at once, are then spread evenly from their second look on, and in no interval does each look
-    twice. The jitter alone needs some 50 looks for that, since one look leaves sin(0.2π) / 0.2π = 94 % of their
-    coherence.
+    Every interval is drawn from ±10 % of its length, but for the first two: these are longer by one and the same
+    uniform fraction of up to a half. Servers that started in one moment, and looked at once, are then spread evenly from
+    their third look on; in no interval does any of them look twice, and none waits longer than one and a half. The
+    jitter alone needs some 50 looks for that, since one look leaves sin(0.2π) / 0.2π = 94 % of their coherence.
     """
-    yield interval * uniform(1, 2)
+    longer = interval * (1 + uniform(0, 1) / 2)
+    yield longer
+    yield longer
     while True:
         yield interval * uniform(0.9, 1.1)
 

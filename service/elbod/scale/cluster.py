@@ -19,10 +19,13 @@ _REACH_PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a connected process knows of its cluster; `nodes` are ids by address of the nodes that take work."""
+    """What a connected process knows of its cluster; `nodes` are ids by address of the nodes that take work, and
+    `gpu_nodes` those of them with a GPU.
+    """
 
     address: str
     nodes: dict[str, str]
+    gpu_nodes: dict[str, str]
     cpus: int
     gpus: int
 
@@ -89,24 +92,28 @@ def _cluster() -> Cluster:
     total = ray.cluster_resources()
     return Cluster(
         address=ray.get_runtime_context().gcs_address,
-        nodes=_nodes(),
+        nodes=_nodes("CPU", "GPU"),
+        gpu_nodes=_nodes("GPU"),
         cpus=int(total.get("CPU", 0)),
         gpus=int(total.get("GPU", 0)),
     )
 
 
-def _nodes() -> dict[str, str]:
+def _nodes(*resources: str) -> dict[str, str]:
+    """Those alive that have any of the resources."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    able = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
+    able = [node for node in alive if any(node["Resources"].get(name) for name in resources)]
     return {f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}": node["NodeID"] for node in able}
 
 
 def ask_every_node(
     cluster: Cluster, question: Callable[..., Any], *arguments: Any, gpu: bool = False
 ) -> dict[str, Any]:
-    """The answers by address of the node, asked side by side. Raises StartupError naming a node that cannot answer.
+    """The answers by address of the node, asked side by side; with `gpu` of those that have one, with one each.
+
+    Raises StartupError naming a node that cannot answer.
 
     `question` travels by value if it is defined inside a function, so that a node without elbod can answer it.
     """
@@ -122,7 +129,7 @@ def ask_every_node(
             max_retries=1,
         )
         .remote(*arguments)
-        for address, node in cluster.nodes.items()
+        for address, node in (cluster.gpu_nodes if gpu else cluster.nodes).items()
     }
     answers = {}
     for address, answer in asked.items():
@@ -130,7 +137,7 @@ def ask_every_node(
             answers[address] = ray.get(answer, timeout=_PATIENCE)
         except Exception as error:
             # GetTimeoutError, a lost worker or node, or what the question raised, wrapped by its own type.
-            if address not in _nodes():
+            if address not in _nodes("CPU", "GPU"):
                 # It ended a moment ago, and will get no work.
                 continue
             raise StartupError(f"node {address} cannot take work: {last_line(error)}") from error
@@ -173,11 +180,16 @@ def agreed(answers: dict[str, str]) -> str:
 
 
 def uses_gpu(cluster: Cluster, device: str) -> bool:
-    """Whether every actor gets a GPU: when it is asked for, and by default where the cluster has some."""
+    """Whether every process gets a GPU: when it is asked for, and by default where the cluster has some.
+
+    Raises StartupError if it is asked for and there is none.
+    """
+    if device.startswith("cuda") and not cluster.gpus:
+        raise StartupError(f"--device {device}: no node of the cluster has a GPU")
     return device.startswith("cuda") or (device == "auto" and cluster.gpus > 0)
 
 
-def last_line(error: BaseException) -> str:
+def last_line(error: BaseException | str) -> str:
     """The last line that says something: Ray's errors begin with a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

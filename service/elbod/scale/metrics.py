@@ -4,6 +4,7 @@ A replica tells a ledger, one actor of the cluster, what it counts; a scrape add
 replica did still counts after its end, what it held does not. On one machine workers use files for this.
 """
 
+import contextlib
 import logging
 import threading
 import uuid
@@ -47,6 +48,7 @@ class Reporter(threading.Thread):
         self._metrics = metrics
         self._replica = uuid.uuid4().hex[:12]
         self._stopping = threading.Event()
+        self._ledger: Any = None
         metrics.gather = self._gather
 
     def run(self) -> None:
@@ -63,8 +65,10 @@ class Reporter(threading.Thread):
 
         # Without it the replica serves as before, and is missing in the sum until it is back.
         try:
-            ray.get(_ledger().tell.remote(self._replica, snapshot(self._metrics)), timeout=10)
+            self._ledger = self._ledger or _ledger()
+            ray.get(self._ledger.tell.remote(self._replica, snapshot(self._metrics)), timeout=10)
         except Exception:
+            self._ledger = None
             logger.exception("the ledger of metrics does not answer")
 
     def _gather(self) -> CollectorRegistry:
@@ -74,6 +78,14 @@ class Reporter(threading.Thread):
         registry = CollectorRegistry()
         registry.register(_Told(ray.get(_ledger().all.remote(), timeout=10)))
         return registry
+
+
+def forget() -> None:
+    """End the ledger, when nobody serves any more."""
+    import ray
+
+    with contextlib.suppress(ValueError):  # there was none
+        ray.kill(ray.get_actor(_NAME, namespace=_NAME))
 
 
 def _ledger() -> Any:

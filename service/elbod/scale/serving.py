@@ -16,11 +16,13 @@ from elbod.api.logs import configure_logging
 from elbod.api.server import bind, refuse_open_door
 from elbod.errors import StartupError
 from elbod.scale.cluster import check_versions, connect, last_line, uses_gpu
+from elbod.scale.metrics import forget
 from elbod.settings import Settings, load_settings
 
 _APPLICATION = "elbod"
 # A replica's own queue is bounded in row-draws and bytes, and answers 429; this only keeps one from starving others.
 _MOST_REQUESTS = 512
+_LOOK_EVERY = 0.2
 # Of requests under way in a replica, when Ray adds one.
 _TARGET_REQUESTS = 32
 
@@ -62,6 +64,11 @@ def serve(settings: Settings, replicas: str, announce: Callable[[str], None]) ->
                 "or another cluster"
             )
         ray_serve.start(proxy_location="EveryNode", http_options={"host": settings.host, "port": port})
+        gpu = uses_gpu(cluster, settings.device)
+        if least > (cluster.gpus if gpu else cluster.cpus):
+            raise StartupError(
+                f"--replicas {replicas}: each takes a {'GPU' if gpu else 'core'}, and this is a {cluster}"
+            )
         options: dict[str, Any] = {"num_replicas": least}
         if most > least:
             options = {
@@ -71,21 +78,35 @@ def serve(settings: Settings, replicas: str, announce: Callable[[str], None]) ->
                     "target_ongoing_requests": _TARGET_REQUESTS,
                 }
             }
-        gpu = {"ray_actor_options": {"num_cpus": 1, "num_gpus": 1}} if uses_gpu(cluster, settings.device) else {}
+        if gpu:
+            options["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1}
         number = _Number()
         try:
-            deployment = _deployment(settings).options(**options, **gpu)
-            ray_serve.run(deployment.bind(), name=_APPLICATION, route_prefix="/")
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            announce(f"http://{host}:{port}")
-            number.wait()
-        except RuntimeError as error:
-            raise StartupError(f"no replica could start: {last_line(error)}; the log above says why") from error
+            target = ray_serve.RunTarget(_deployment(settings).options(**options).bind(), _APPLICATION, "/")
+            ray_serve.run_many([target], wait_for_applications_running=False)
+            if _started(number):
+                host = f"[{settings.host}]" if ":" in settings.host else settings.host
+                announce(f"http://{host}:{port}")
+                number.wait()
         finally:
             # They finish what they admitted.
             ray_serve.delete(_APPLICATION)
             ray_serve.shutdown()
+            forget()
     return 0 if number.value == signal.SIGTERM else 128 + signal.SIGINT
+
+
+def _started(number: "_Number") -> bool:
+    """Wait until replicas answer; False if a signal came before. Raises StartupError if they cannot start."""
+    from ray import serve as ray_serve
+
+    while not number.wait(_LOOK_EVERY):
+        state = ray_serve.status().applications[_APPLICATION]
+        if state.status == "RUNNING":
+            return True
+        if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise StartupError(f"no replica could start: {last_line(state.message)}; the log above says why")
+    return False
 
 
 def counts(replicas: str) -> tuple[int, int]:
@@ -162,5 +183,6 @@ class _Number:
         self.value = number
         self._arrived.set()
 
-    def wait(self) -> None:
-        self._arrived.wait()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether one has come, within that time."""
+        return self._arrived.wait(seconds)
