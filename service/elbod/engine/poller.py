@@ -9,9 +9,9 @@ def delays(interval: float, uniform: Callable[[float, float], float] = random.un
     """Seconds from the end of each look to the next, for ever.
 
     Every interval is drawn from ±10 % of its length, but for the first two: these are longer by one and the same
-    uniform fraction of up to a half. Servers that started in one moment, and looked at once, are then spread evenly from
-    their third look on; in no interval does any of them look twice, and none waits longer than one and a half. The
-    jitter alone needs some 50 looks for that, since one look leaves sin(0.2π) / 0.2π = 94 % of their coherence.
+    uniform fraction of up to a half. Servers that started in one moment, and looked at once, are then spread evenly
+    from their third look on; in no interval does any of them look twice, and none waits longer than one and a half.
+    The jitter alone needs some 50 looks for that: one look leaves sin(0.2π) / 0.2π = 94 % of their coherence.
     """
     longer = interval * (1 + uniform(0, 1) / 2)
     yield longer
