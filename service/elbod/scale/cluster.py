@@ -60,7 +60,8 @@ def connect(what: str, *, workers_speak: bool = False, dashboard: bool = False) 
         # ConnectionError, RuntimeError, ValueError and Ray's own, by what is wrong with the cluster.
         where = os.environ.get("RAY_ADDRESS")
         what = f"join the Ray cluster at {where}" if where else "start or join a Ray cluster"
-        raise StartupError(f"cannot {what}: {last_line(error)}") from error
+        hint = "; a cluster wants its own token (RAY_AUTH_TOKEN_PATH), Ray and Python"
+        raise StartupError(f"cannot {what}: {last_line(error)}{hint}") from error
     try:
         yield _cluster()
     finally:
