@@ -71,3 +71,22 @@ def test_what_is_wrong_with_a_recipe_is_one_line(head: Node, tmp_path: Path) -> 
     said = (tmp_path / "log").read_text()
     assert [line for line in said.splitlines() if line.startswith("elbod: ")][-1].count("magic") == 1
     assert "Traceback" not in said
+
+
+def test_ctrl_c_says_how_to_go_on(head: Node, tmp_path: Path) -> None:
+    job, log = on_ray(head, tmp_path, "--set", "epochs=100000"), tmp_path / "log"
+    states = tmp_path / "store" / "runs"
+    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 2, 90)
+    job.send_signal(signal.SIGINT)
+    assert job.wait(60) == 130, log.read_text()
+    run = next(states.iterdir()).name
+    assert (
+        f"interrupted: `elbod train --engine ray --resume {run}` goes on from the newest saved state" in log.read_text()
+    )
+    wait_for(lambda: not head.processes("ray::RayTrainWorker"), 60)
+
+
+def test_more_processes_than_cores_are_refused(head: Node, tmp_path: Path) -> None:
+    job = on_ray(head, tmp_path, "--processes", "3")
+    assert job.wait(60) == 1
+    assert "--processes 3: each takes 1 cores, this is a Ray cluster" in (tmp_path / "log").read_text()

@@ -1,13 +1,16 @@
 """Training under Ray Train: its workers are the processes that `torchrun` would start, and publish as these do."""
 
+import signal
 import tempfile
+import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from elbod.errors import ElbodError, StartupError
 from elbod.scale.cluster import check_versions, connect, uses_gpu
-from elbod.training.errors import CannotResume, LostProcess, TrainingError
+from elbod.training.errors import CannotResume, LostProcess, Stopped, TrainingError
 from elbod.training.progress import console_listener
 from elbod.training.recipes import Recipe
 from elbod.training.run import unfinished
@@ -40,7 +43,8 @@ class _Memory:
 def train(recipe: Recipe, store: str, processes: int, resume: str | bool, options: dict[str, Any]) -> None:
     """`run_training` by so many processes of a Ray cluster; `options` are its other arguments.
 
-    A lost process costs the steps since the run's last saved state. Raises TrainingError and StartupError.
+    A lost process costs the steps since the run's last saved state. Raises TrainingError,
+    StartupError, and Stopped at Ctrl-C.
     """
     if store == "memory://":
         raise StartupError("memory:// lives inside one process: use a store on disk or in S3")
@@ -59,6 +63,9 @@ def train(recipe: Recipe, store: str, processes: int, resume: str | bool, option
 
         memory = ray.remote(_Memory).options(num_cpus=0).remote()
         gpu = uses_gpu(cluster, options["device"])
+        if processes * recipe.threads > cluster.cpus or (gpu and processes > cluster.gpus):
+            each = f"{recipe.threads} cores{' and a GPU' if gpu else ''}"
+            raise StartupError(f"--processes {processes}: each takes {each}, this is a {cluster}")
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -79,7 +86,11 @@ def train(recipe: Recipe, store: str, processes: int, resume: str | bool, option
             ),
         )
         try:
-            trainer.fit()
+            _fit(trainer)
+        except KeyboardInterrupt as interrupt:
+            run, _ = ray.get(memory.recall.remote())
+            again = f"`elbod train --engine ray --resume {run}` goes on from the newest saved state"
+            raise Stopped(f"interrupted: {again}" if run else "", signal.SIGINT) from interrupt
         except Exception as error:
             # Ray Train's own, with a traceback of every worker.
             run, _ = ray.get(memory.recall.remote())
@@ -88,6 +99,21 @@ def train(recipe: Recipe, store: str, processes: int, resume: str | bool, option
         _, failure = ray.get(memory.recall.remote())
         if failure is not None:
             raise TrainingError(failure)
+
+
+def _fit(trainer: Any) -> None:
+    """On a thread of its own: on the main one Ray Train answers Ctrl-C by itself, with exit code 0."""
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            trainer.fit()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="elbod-ray-train", daemon=True).start()
+    ended.result()
 
 
 def _work(config: dict[str, Any]) -> None:
