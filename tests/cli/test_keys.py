@@ -8,12 +8,14 @@ import pytest
 from tests.support import ELBOD
 
 
-def ids(run):
-    return [key["id"] for key in json.loads(run("keys", "list", "--keys-file", "keys.json", "--json").stdout)["keys"]]
+def ids(run_here):
+    return [
+        key["id"] for key in json.loads(run_here("keys", "list", "--keys-file", "keys.json", "--json").stdout)["keys"]
+    ]
 
 
-def test_a_key_is_shown_once_listed_without_its_secret_and_revoked_by_its_id(run, tmp_path):
-    done = run("keys", "add", "--keys-file", "keys.json", "--name", "ada", "--scope", "admin", "--scope", "infer")
+def test_a_key_is_shown_once_listed_without_its_secret_and_revoked_by_its_id(run_here, tmp_path):
+    done = run_here("keys", "add", "--keys-file", "keys.json", "--name", "ada", "--scope", "admin", "--scope", "infer")
     assert done.returncode == 0, done.stderr
     key = done.stdout.rstrip("\n")
     prefix, identity, secret = key.split("_", 2)
@@ -23,26 +25,26 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked_by_its_id(run
     assert secret not in (tmp_path / "keys.json").read_text()
     assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600
 
-    run("keys", "add", "--name", "eve", ELBOD_KEYS_FILE="keys.json")
-    listed = run("keys", "list", "--keys-file", "keys.json")
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == ids(run)
+    run_here("keys", "add", "--name", "eve", ELBOD_KEYS_FILE="keys.json")
+    listed = run_here("keys", "list", "--keys-file", "keys.json")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ids(run_here)
     assert "infer,admin" in listed.stdout.splitlines()[0]
-    table = json.loads(run("keys", "list", "--keys-file", "keys.json", "--json").stdout)["keys"]
+    table = json.loads(run_here("keys", "list", "--keys-file", "keys.json", "--json").stdout)["keys"]
     assert [(entry["name"], entry["scopes"]) for entry in table] == [("ada", ["infer", "admin"]), ("eve", ["infer"])]
     assert {*table[0]} == {"id", "name", "scopes", "created"}
 
-    gone = run("keys", "revoke", identity, "--keys-file", "keys.json")
+    gone = run_here("keys", "revoke", identity, "--keys-file", "keys.json")
     assert gone.stdout == f"revoked {identity}\n"
-    assert identity not in ids(run)
-    assert len(ids(run)) == 1
+    assert identity not in ids(run_here)
+    assert len(ids(run_here)) == 1
 
 
-def test_keys_that_are_added_at_once_are_all_there(run, tmp_path):
+def test_keys_that_are_added_at_once_are_all_there(run_here, tmp_path):
     add = [ELBOD, "keys", "add", "--keys-file", "keys.json", "--name", "ada"]
     adding = [subprocess.Popen(add, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) for _ in range(6)]
     made = {process.communicate(timeout=120)[0].decode().split("_")[1] for process in adding}
     assert len(made) == 6
-    assert set(ids(run)) == made
+    assert set(ids(run_here)) == made
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_keys_that_are_added_at_once_are_all_there(run, tmp_path):
         (["add", "--name", "ada", "--keys-file", "."], "keys file"),
     ],
 )
-def test_a_failure_is_one_clear_line(run, tmp_path, arguments, words):
+def test_a_failure_is_one_clear_line(run_here, tmp_path, arguments, words):
     for name, text, mode in (
         ("good.json", '{"format": 1, "keys": []}', 0o600),
         ("broken.json", "{", 0o600),
@@ -69,7 +71,7 @@ def test_a_failure_is_one_clear_line(run, tmp_path, arguments, words):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(mode)
 
-    done = run("keys", *arguments)
+    done = run_here("keys", *arguments)
 
     assert done.returncode == 1
     assert done.stdout == ""
@@ -79,16 +81,16 @@ def test_a_failure_is_one_clear_line(run, tmp_path, arguments, words):
     assert (tmp_path / "broken.json").read_text() == "{"
 
 
-def test_a_scope_that_does_not_exist_is_a_usage_error(run):
-    done = run("keys", "add", "--name", "ada", "--scope", "root", "--keys-file", "keys.json")
+def test_a_scope_that_does_not_exist_is_a_usage_error(run_here):
+    done = run_here("keys", "add", "--name", "ada", "--scope", "root", "--keys-file", "keys.json")
 
     assert done.returncode == 2
     assert "infer or admin" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["add", "list", "revoke"])
-def test_the_help_has_an_example(run, command):
-    assert f"Example: elbod keys {command}" in run("keys", command, "--help").stdout
+def test_the_help_has_an_example(run_here, command):
+    assert f"Example: elbod keys {command}" in run_here("keys", command, "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,11 @@ def test_the_help_has_an_example(run, command):
         (["--keys-file", "open.json"], "open to others"),
     ],
 )
-def test_a_door_that_nobody_guards_stays_shut(run, tmp_path, flags, words):
+def test_a_door_that_nobody_guards_stays_shut(run_here, tmp_path, flags, words):
     (tmp_path / "open.json").write_text('{"format": 1, "keys": []}')
     (tmp_path / "open.json").chmod(0o644)
 
-    done = run("serve", "--port", "0", *flags)
+    done = run_here("serve", "--port", "0", *flags)
 
     assert done.returncode == 1
     assert done.stdout == ""
@@ -123,8 +125,8 @@ def test_a_door_that_nobody_guards_stays_shut(run, tmp_path, flags, words):
         ("ELBOD_CORS_ORIGINS", "https://a.example/", "is no origin"),
     ],
 )
-def test_a_host_or_an_origin_that_no_request_can_have_is_one_clear_line(run, variable, value, words):
-    done = run("serve", "--port", "0", **{variable: value})
+def test_a_host_or_an_origin_that_no_request_can_have_is_one_clear_line(run_here, variable, value, words):
+    done = run_here("serve", "--port", "0", **{variable: value})
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
