@@ -111,11 +111,14 @@ def test_workers_leave_with_a_killed_supervisor_and_free_the_port(pair: Server) 
         pass
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("send", "how", "code"),
+    [(os.kill, signal.SIGTERM, 0), (os.killpg, signal.SIGTERM, 0), (os.killpg, signal.SIGINT, 130)],
+    ids=["supervisor alone", "whole group, as systemd", "whole group, as a terminal"],
+)
 def test_both_workers_finish_what_they_admitted(
-    served_store: ModelStore, tmp_path: Path, how: signal.Signals, code: int
+    served_store: ModelStore, tmp_path: Path, send: Callable[[int, int], None], how: signal.Signals, code: int
 ) -> None:
-    # A group of its own, so that the signal reaches supervisor and workers alike, as from a terminal.
     command = [ELBOD, "serve", "--store", served_store.objects.url, "--model", "levels", "--port", "0"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
@@ -131,15 +134,29 @@ def test_both_workers_finish_what_they_admitted(
     with process, concurrent.futures.ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(ask, i) for i in range(6)]
         wait_for(lambda: httpx.get(f"{url}/healthz").json()["busy_seconds"] > 0, 20)
-        if how is signal.SIGINT:
-            os.killpg(process.pid, how)
-        else:
-            process.send_signal(how)
+        send(process.pid, how)
         statuses = [answer.exception(60) or answer.result() for answer in answers]
         assert process.wait(60) == code
     # What came too late was refused at the door; what came in was answered, or told to go elsewhere.
     assert 200 in statuses
     assert all(status in (200, 503) or isinstance(status, httpx.ConnectError) for status in statuses)
+
+
+def test_a_worker_told_to_end_by_a_service_manager_and_by_its_supervisor_finishes(
+    served_store: ModelStore, start_server: Callable[..., Server]
+) -> None:
+    """systemd, for one, sends SIGTERM to every process of a service."""
+    server = start_server(served_store.objects.url, "--model", "levels")
+    body = {"x": np.zeros((200, 8, 8), int).tolist(), "num_samples": 200}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{server.url}/elbo", json=body, timeout=60)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        (worker,) = workers(server.process.pid)
+        os.kill(worker, signal.SIGTERM)
+        wait_for(lambda: "Shutting down" in server.log.read_text(), 10)
+        assert server.stop() == 0
+        assert answer.result(60).status_code == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_second_signal_ends_supervisor_and_workers_at_once(pair: Server) -> None:

@@ -29,7 +29,7 @@ _BURST = 0.001
 
 
 class _Server(uvicorn.Server):
-    """Says once its loop runs and once connections are answered; drains at the first SIGTERM."""
+    """Says once its loop runs and once connections are answered; drains at SIGTERM, however often."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class _Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A second signal does not wait.
-        self.force_exit = self.should_exit
+        # Never by force: a service manager tells the worker, and so does the supervisor, who kills those that must not
+        # wait.
         self.should_exit = True
         self._service.begin_drain()
 
