@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -186,6 +186,20 @@ def issue_key(path: Path, *scopes: keys.Scope, name: str = "ada") -> tuple[str, 
 def bearer(key: str) -> dict[str, str]:
     """The header that carries a key."""
     return {"Authorization": f"Bearer {key}"}
+
+
+@contextlib.contextmanager
+def disk_of(megabytes: int, place: Path) -> Iterator[Path]:
+    """A file system of its own at that place, so small; skips where none can be mounted."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from elbod.api.histograms import Histogram, decades
 from elbod_store import ModelStore
-from tests.support import LEVELS, Server, publish, wait_for
+from tests.support import LEVELS, Server, disk_of, publish, wait_for
 
 Labels = frozenset[tuple[str, str]]
 X = np.zeros((3, 8, 8), int).tolist()
@@ -220,11 +219,5 @@ def test_a_full_disk_stops_the_metrics_and_not_the_answers(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of sixteen megabytes."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here: " + mounted.stderr.decode().strip())
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    with disk_of(16, tmp_path / "small") as disk:
+        yield disk

@@ -14,6 +14,7 @@ import pytest
 from elbod_store import Conflict, ModelStore, Unavailable, Unsupported
 from elbod_store.objects import Objects
 from elbod_store.testing import WHO, a_draft, assert_complete, safetensors_bytes
+from tests.support import disk_of
 
 
 class Wrapped:
@@ -169,13 +170,8 @@ def test_a_url_a_path_and_a_string_open_the_same_store(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
-    if mount.returncode:
-        pytest.skip(f"cannot mount a small tmpfs: {mount.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disk_of(1, tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_file_that_the_disk_has_no_room_for_leaves_no_part_of_its_copy(small_disk: Path, tmp_path: Path) -> None:

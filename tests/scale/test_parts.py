@@ -5,6 +5,7 @@ import io
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from PIL import Image
 from elbod.errors import StartupError
 from elbod.scale.output import PLAN, Output
 from elbod.scale.plan import Plan
-from elbod.scale.work import numbered
+from elbod.scale.work import numbered, patiently
+from elbod_store import Unavailable
 from elbod_store.objects import Objects
 from tests.scale.conftest import Elbod
-from tests.support import wait_for
+from tests.support import disk_of, wait_for
 
 SCORE = ("score", "--model", "levels", "--importance-samples", "32", "--seed", "4", "--first-index", "1000")
 
@@ -228,6 +230,35 @@ def test_a_wrong_value_is_named_by_its_row_in_the_whole(elbod_here: Elbod, tmp_p
     assert done.returncode == 1
     assert "x[321] has value 200" in done.stderr
     assert len(list((tmp_path / "parts").glob("part-*"))) == 2
+
+
+def test_a_full_disk_ends_the_job_at_once_and_the_same_command_goes_on(elbod_here: Elbod, tmp_path: Path) -> None:
+    command = ("sample", "8000", "--model", "levels", "--part-rows", "1000", "--output")
+    with disk_of(1, tmp_path / "disk") as disk:
+        (disk / "ballast").write_bytes(bytes(900_000))
+        began = time.monotonic()
+        done = elbod_here(*command, "disk/parts")
+        assert time.monotonic() - began < 30
+        assert done.returncode == 1
+        assert "No space left" in done.stderr.splitlines()[-1]
+        assert 0 < len(list((disk / "parts").glob("part-*.parquet"))) < 8
+        (disk / "ballast").unlink()
+        assert elbod_here(*command, "disk/parts").returncode == 0
+        assert elbod_here(*command, "alone").returncode == 0
+        assert read(disk / "parts").equals(read(tmp_path / "alone"))
+
+
+def test_a_store_that_does_not_answer_is_waited_for_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [Unavailable("cannot read x in s3://b"), Unavailable("cannot read x in s3://b"), None]
+
+    def read() -> str:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+        return "rows"
+
+    assert patiently(read) == "rows"
+    assert caplog.messages == ["cannot read x in s3://b; trying again for 180 s"]
 
 
 def test_numbers_of_rows_are_those_of_the_whole() -> None:

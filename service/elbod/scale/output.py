@@ -40,6 +40,11 @@ class Output:
             raise StartupError(f"--output {url}: {error}") from error
         self.url = url
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on a disk, or what looks like one."""
+        return self._objects.is_local
+
     def claim(self, plan: Plan) -> set[int]:
         """Make it this plan's, if it is not yet; the parts that are finished.
 

@@ -1,5 +1,6 @@
 """One part of a job: read its rows, run them, write it. What runs here is the same on one machine and on many."""
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -21,23 +22,27 @@ from elbod.scale.sources import Source
 from elbod_store import ModelStore, Unavailable
 
 # A store that does not answer is asked again for so long: minutes of work are not given up for a restart of S3.
-PATIENCE = 180.0
+_PATIENCE = 180.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 _ROW = re.compile(r"\b(x|label)\[(\d+)\]")
 
 _T = TypeVar("_T")
 
+logger = logging.getLogger(__name__)
 
-def patiently(action: Callable[[], _T], patience: float = PATIENCE) -> _T:
+
+def patiently(action: Callable[[], _T], patience: float = _PATIENCE) -> _T:
     """The action's result, tried again while the store is Unavailable. Raises Unavailable when patience ends."""
     pause, ends = _FIRST_PAUSE, time.monotonic() + patience
     while True:
         try:
             return action()
-        except Unavailable:
+        except Unavailable as error:
             if time.monotonic() + pause > ends:
                 raise
+            if pause == _FIRST_PAUSE:
+                logger.warning("%s; trying again for %g s", error, patience)
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -96,7 +101,9 @@ class Worker:
         x, label = self._rows(start, stop)
         job = self._plan.job(start, stop - start, self._resident, x, label)
         columns = self._bulk.run(job, self._resident, advance)
-        patiently(lambda: self._output.write(part, start, columns))
+        # A disk does not come back, or grow: the job ends, and goes on with the parts that it has.
+        patience = 0.0 if self._output.is_local else _PATIENCE
+        patiently(lambda: self._output.write(part, start, columns), patience)
         return stop - start
 
     def _rows(self, start: int, stop: int) -> tuple[Any, Any]:
