@@ -41,13 +41,13 @@ def require_ray(what: str) -> None:
 
 
 @contextlib.contextmanager
-def connect(what: str, *, workers_speak: bool = False, dashboard: bool = False) -> Iterator[Cluster]:
+def connect(what: str, *, dashboard: bool = False) -> Iterator[Cluster]:
     """Be a driver of the cluster at RAY_ADDRESS, of the one that `ray start` began here, or of a new one of this
     machine, which ends with the context.
 
     Ray's usage statistics are off unless RAY_USAGE_STATS_ENABLED says otherwise, and a new cluster takes work only
-    from who has its token (RAY_AUTH_MODE). With `workers_speak`, what workers print appears here; with
-    `dashboard`, a new cluster has one on the loopback interface, which Ray Train asks. Raises StartupError.
+    from who has its token (RAY_AUTH_MODE). What workers print appears here. With `dashboard`, a new cluster has one on
+    the loopback interface, which Ray Train asks. Raises StartupError.
     """
     require_ray(what)
     _reach(os.environ.get("RAY_ADDRESS", ""))
@@ -55,7 +55,7 @@ def connect(what: str, *, workers_speak: bool = False, dashboard: bool = False) 
     import ray
 
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=workers_speak, include_dashboard=dashboard)
+        ray.init(logging_level=logging.ERROR, include_dashboard=dashboard)
     except Exception as error:
         # ConnectionError, RuntimeError, ValueError and Ray's own, by what is wrong with the cluster.
         where = os.environ.get("RAY_ADDRESS")

@@ -53,7 +53,7 @@ def serve(settings: Settings, replicas: str, announce: Callable[[str], None]) ->
     with bind(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
     settings = settings.model_copy(update=found | keys | {"port": port})
-    with connect("--engine ray", workers_speak=True) as cluster:
+    with connect("--engine ray") as cluster:
         check_versions(cluster)
         from ray import serve as ray_serve
 

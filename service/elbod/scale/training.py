@@ -53,7 +53,7 @@ def train(recipe: Recipe, store: str, processes: int, resume: str | bool, option
     if Path(recipe.data).exists():
         recipe = replace(recipe, data=str(Path(recipe.data).absolute()))
     with (
-        connect("--engine ray", workers_speak=True, dashboard=True) as cluster,
+        connect("--engine ray", dashboard=True) as cluster,
         tempfile.TemporaryDirectory() as folder,
     ):
         check_versions(cluster)
