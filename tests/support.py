@@ -226,6 +226,7 @@ def call_elbod(arguments: Sequence[str], folder: Path, variables: Mapping[str, s
         contextlib.redirect_stderr(errors),
     ):
         patch.setattr(sys, "argv", [str(ELBOD), *arguments])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         for name, value in variables.items():
             patch.setenv(name, value)
         try:

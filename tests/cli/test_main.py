@@ -21,6 +21,23 @@ def clumsy():
 main()
 """
 
+# Python drops what a finalizer raises.
+DEAF = """
+import signal, threading
+from elbod.cli.main import app, main
+
+class Thing:
+    def __del__(self):
+        {event}
+
+@app.command()
+def deaf():
+    Thing()
+    threading.Event().wait({seconds})
+
+main()
+"""
+
 
 def clumsy(end: str, ignored: bool = False) -> subprocess.CompletedProcess[str]:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if ignored else ""
@@ -46,6 +63,25 @@ def test_a_failure_after_ctrl_c_is_130_and_quiet(end):
 
 def test_success_after_ctrl_c_is_success():
     assert clumsy("pass").returncode == 0
+
+
+def deaf(event: str, seconds: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DEAF.format(event=event, seconds=seconds), "deaf"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_ctrl_c_in_a_finalizer_is_not_lost():
+    done = deaf("signal.raise_signal(signal.SIGINT)", 20)
+
+    assert done.returncode == 130
+    assert done.stderr == ""
+
+
+def test_a_failure_in_a_finalizer_keeps_its_traceback():
+    done = deaf("raise KeyError('a bug')", 0)
+
+    assert done.returncode == 0
+    assert "KeyError: 'a bug'" in done.stderr
 
 
 def test_an_ignored_ctrl_c_stays_ignored_and_hides_no_bug():

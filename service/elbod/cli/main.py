@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated
 
@@ -19,6 +20,9 @@ from elbod.cli.train import TrainCommand, train
 from elbod.errors import ElbodError
 from elbod.training.errors import TrainingError
 from elbod_store import StoreError
+
+# Seconds until an interrupt that was dropped is raised again: whatever dropped it is over by then.
+_AGAIN = 0.05
 
 app = typer.Typer(name="elbod", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(demo)
@@ -60,14 +64,29 @@ def elbod(
 
 
 class _Interrupts:
-    """A handler of SIGINT that raises KeyboardInterrupt as Python's own does, and remembers that it did."""
+    """A handler of SIGINT that raises KeyboardInterrupt as Python's own does, remembers that it did, and does it again
+    where it was dropped: Python drops what finalizers and callbacks of weak references raise, torch has many of them,
+    and a command that waits would then wait on.
+    """
 
     def __init__(self) -> None:
         self.arrived = False
+        self._report = sys.unraisablehook
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.arrived = True
         raise KeyboardInterrupt
+
+    def dropped(self, error: "sys.UnraisableHookArgs") -> None:
+        """A `sys.unraisablehook`."""
+        if error.exc_type is not KeyboardInterrupt:
+            self._report(error)
+            return
+        # Later, as what this raises is dropped too; and sent to the thread itself, so that it ends a wait.
+        main = threading.main_thread().ident
+        again = threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT))
+        again.daemon = True
+        again.start()
 
 
 def _listen() -> _Interrupts:
@@ -75,6 +94,7 @@ def _listen() -> _Interrupts:
     # A process that was started with SIGINT ignored, for example by nohup, goes on ignoring it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupts)
+        sys.unraisablehook = interrupts.dropped
     return interrupts
 
 
