@@ -4,18 +4,21 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 
+# Over how many looks servers that started in one moment move apart.
+_APART = 10
+
 
 def delays(interval: float, uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
-    """Seconds from the end of each look to the next, for ever.
+    """Seconds from the end of each look to the next, for ever: none is longer than 1.1 intervals.
 
-    Every interval is drawn from ±10 % of its length, but for the first two: these are longer by one and the same
-    uniform fraction of up to a half. Servers that started in one moment, and looked at once, are then spread evenly
-    from their third look on; in no interval does any of them look twice, and none waits longer than one and a half.
-    The jitter alone needs some 50 looks for that: one look leaves sin(0.2π) / 0.2π = 94 % of their coherence.
+    Every interval is drawn from ±10 % of its length, but for the first ten: these are longer by one and the same
+    uniform fraction of up to a tenth. Servers that started in one moment, and looked at once, are then spread over k
+    tenths of an interval at the look after k, evenly from the eleventh on; until then in no interval does any of them
+    look twice. The jitter alone needs some 50 looks for that: one leaves sin(0.2π) / 0.2π = 94 % of their coherence.
     """
-    longer = interval * (1 + uniform(0, 1) / 2)
-    yield longer
-    yield longer
+    longer = interval * (1 + uniform(0, 1) / _APART)
+    for _ in range(_APART):
+        yield longer
     while True:
         yield interval * uniform(0.9, 1.1)
 
