@@ -65,7 +65,9 @@ class Worker:
         with contextlib.suppress(OSError, EOFError):
             while self.pipe.poll():
                 said = self.pipe.recv_bytes()
-                self.runs = True
+                if not self.runs:
+                    # What it was asked before its loop ran is owed from now.
+                    self.runs, self.asked = True, time.monotonic()
                 self.answered |= said == _ALIVE
                 self.started |= said == _STARTED
                 if said.startswith(_FAILED):

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,8 @@ import pytest
 
 from elbod.errors import StartupError
 from elbod.machine import usable_cores
-from elbod.settings import load_settings
+from elbod.process import Worker
+from elbod.settings import Settings, load_settings
 from elbod.supervisor import restart_delay, worker_count
 from elbod_store import ModelStore
 from tests.support import ELBOD, LEVELS, Server, draft, install_family, wait_for
@@ -205,6 +208,31 @@ def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert "does not answer" in (tmp_path / "log").read_text()
+
+
+def only_starts(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+    """A worker whose first word is that it has started."""
+    pipe.send_bytes(b"started")
+    threading.Event().wait()
+
+
+def test_what_a_worker_was_asked_while_it_started_is_owed_from_its_first_word_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("elbod.process._work", only_starts)
+    with socket.socket() as listener:
+        worker = Worker(load_settings(), listener, delay=0.0)
+        try:
+            worker.ask(worker.born - 100)
+            assert worker.pipe.poll(60)
+            assert worker.listen() is None
+            assert worker.started
+            now = time.monotonic()
+            assert not worker.silent(now, 60)
+            assert worker.silent(now + 61, 60)
+        finally:
+            worker.end(signal.SIGKILL)
+            worker.bury()
 
 
 ENDLESS = """
