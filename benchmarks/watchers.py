@@ -34,8 +34,8 @@ from elbod_store.watch import Watch
 from fleet import Noting, Run, run
 from looks import buckets
 from store import fill, say
-from tests.seaweed import Seaweed, free_ports, running
-from tests.support import LINEAR, draft
+from tests.seaweed import Seaweed, running
+from tests.support import LINEAR, draft, free_ports
 from watchers_table import compare, quantiles, table
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "watchers.svg"

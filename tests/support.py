@@ -3,9 +3,11 @@
 import contextlib
 import io
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +26,9 @@ from elbod.generators.base import Blueprint, Generator
 from elbod_store import Draft, Manifest, ModelStore
 
 ELBOD = Path(sys.executable).with_name("elbod")
+
+# Of the system: a seed that a test sets would give the ports of another process.
+_RANDOM = random.SystemRandom()
 
 
 def find_program(name: str) -> str:
@@ -210,6 +215,20 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - started < seconds, "it did not happen in time"
         waiting.wait(0.02)
     return time.monotonic() - started
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that are free, and stay so while a server of a test is down.
+
+    They lie below those that outgoing connections get, and above the ones of Ray's workers.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = _RANDOM.randrange(20_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def call_elbod(arguments: Sequence[str], folder: Path, variables: Mapping[str, str]) -> "CompletedProcess[str]":

@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.support import wait_for
+from tests.support import free_ports, wait_for
 
 
 class Node:
@@ -22,7 +21,7 @@ class Node:
         self._log = folder / "log"
         # Sockets lie below it, whose path must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray"))
-        self.port = _free_port() if head is None else head.port
+        self.port = free_ports(1)[0] if head is None else head.port
         # A token of this cluster's own, and not the user's.
         self.token = "".join("0123456789abcdef"[byte % 16] for byte in os.urandom(32)) if head is None else head.token
         place = (
@@ -58,13 +57,6 @@ class Node:
                 os.kill(pid, how)
         self.process.wait(30)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _below(pid: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from elbod.errors import StartupError
 from elbod.scale import cluster
 from elbod.scale.cluster import Cluster, agreed, last_line, uses_gpu
-from tests.seaweed import free_ports
+from tests.support import free_ports
 
 
 def test_nodes_of_one_fingerprint_agree() -> None:
