@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter
 from fastapi import Request
@@ -25,6 +26,8 @@ from elbod_store import ModelStore, StoreError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # A compute thread that has been on one tile for longer is stuck: tiles take milliseconds.
 STUCK_AFTER = 60.0
 
@@ -32,7 +35,6 @@ _LOAD_PATIENCE = 10.0
 
 # Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
 _WATCH_AFTER = 0.05
-
 
 # Two, so that a body of many megabytes does not hold up all others.
 _DECODERS = 2
@@ -111,7 +113,7 @@ class Service:
         """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
         if self.draining:
             raise Draining("the server is shutting down: try another one")
-        timeout = self.timeout(request)
+        deadline = self.deadline(request)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
@@ -120,7 +122,7 @@ class Service:
             # After the requests that arrived together: woken by the first, the engine would run it alone.
             self._waking = True
             loop.call_soon(self._wake)
-        late = loop.call_later(timeout, self._fail, task, _deadline(timeout))
+        late = loop.call_at(deadline, self._fail, task, _too_late(self.timeout(request)))
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
             result = await answer
@@ -134,6 +136,23 @@ class Service:
                 self.engine.cancel(task)
             if (watcher := self._watchers.pop(task, None)) is not None:
                 watcher.cancel()
+
+    async def attended(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that may take long, for as long as the request's caller waits for it.
+
+        Cancels it otherwise, and raises DeadlineExceeded or ClientDisconnect. The body must have been read.
+        """
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(_disconnected(request))
+        seconds = max(0.0, self.deadline(request) - asyncio.get_running_loop().time())
+        try:
+            done, _ = await asyncio.wait((working, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if working in done:
+                return working.result()
+            raise ClientDisconnect if leaving in done else _too_late(self.timeout(request))
+        finally:
+            working.cancel()
+            leaving.cancel()
 
     def _wake(self) -> None:
         self._waking = False
@@ -196,6 +215,13 @@ class Service:
             self._body_bytes -= len(body)
         return body
 
+    def deadline(self, request: Request) -> float:
+        """When the request's time is up, by the event loop's clock. The time runs from the first call."""
+        if not hasattr(request.state, "deadline"):
+            request.state.deadline = asyncio.get_running_loop().time() + self.timeout(request)
+        deadline: float = request.state.deadline
+        return deadline
+
     def timeout(self, request: Request) -> float:
         """Seconds that this request may take: its `Request-Timeout`, at most the server's own limit."""
         limit = self.settings.request_timeout
@@ -211,7 +237,7 @@ class Service:
         return min(seconds, limit)
 
 
-def _deadline(timeout: float) -> DeadlineExceeded:
+def _too_late(timeout: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"no answer within {timeout:g} s: the work was dropped")
 
 
