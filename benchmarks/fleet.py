@@ -42,8 +42,8 @@ class Noting:
     def children(self, prefix: str) -> list[str]:
         return self._noted("LIST", self._objects.children, prefix)
 
-    def get(self, key: str) -> bytes:
-        return self._noted("GET", self._objects.get, key)
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
+        return self._noted("GET", lambda key: self._objects.get(key, limit=limit), key)
 
     def stream(self, key: str) -> Iterator[bytes]:
         return iter(self._noted("GET", lambda key: list(self._objects.stream(key)), key))

@@ -6,16 +6,17 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from elbod_store.copying import copy_and_hash
 from elbod_store.errors import Corrupt, InvalidDraft, NotFound, Unavailable
+from elbod_store.files import Content, chunks, draft_chunks, path_of, unreadable
 from elbod_store.manifest import Blob
 from elbod_store.names import blob_key
-from elbod_store.objects import CHUNK, Objects
+from elbod_store.objects import Objects
 
-Content = bytes | Path
 Stamp = tuple[int, ...]
 """What a file was when it was looked at: where it lies, its size and its times; nothing for bytes."""
 
@@ -25,20 +26,17 @@ _STAGED: Final = "blobs/sha256/staged"
 
 def describe(content: Content) -> Blob:
     """The digest and size of bytes or of a file. Raises InvalidDraft if the file cannot be read."""
-    try:
-        return _hashed(_chunks(content))
-    except OSError as error:
-        raise InvalidDraft(f"cannot read {content!r}: {error}") from error
+    return _hashed(draft_chunks(content))
 
 
 def stamp(content: Content) -> Stamp:
     """Raises InvalidDraft if the file cannot be looked at."""
-    if not isinstance(content, Path):
+    if not isinstance(content, Path | BufferedReader):
         return ()
     try:
-        found = content.stat()
+        found = content.stat() if isinstance(content, Path) else os.fstat(content.fileno())
     except OSError as error:
-        raise InvalidDraft(f"cannot read {content}: {error}") from error
+        raise InvalidDraft(unreadable(content, error)) from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -47,22 +45,22 @@ def put(objects: Objects, content: Content, unless_changed: Stamp = ()) -> Blob:
 
     Raises InvalidDraft if a file cannot be read, or changed since its stamp: nothing is stored under a wrong digest.
     """
-    if isinstance(content, Path) and objects.is_local:
+    if not isinstance(content, bytes) and objects.is_local:
         return _put_in_one_pass(objects, content, unless_changed)
     blob = describe(content)
     _refuse_if_changed(content, unless_changed)
-    objects.put(blob_key(blob.digest), content if isinstance(content, bytes) else _unchanged(content, blob))
+    objects.put(blob_key(blob.digest), content if isinstance(content, bytes) else _content_of(content, blob))
     return blob
 
 
-def _put_in_one_pass(objects: Objects, path: Path, unless_changed: Stamp) -> Blob:
+def _put_in_one_pass(objects: Objects, file: Path | BufferedReader, unless_changed: Stamp) -> Blob:
     """Hashed while it is copied, then renamed to its digest: half the time of reading a file twice."""
     staged = f"{_STAGED}/{uuid.uuid4().hex}"
     target = objects.local_path(staged)
     assert target is not None
     try:
-        digest, size = copy_and_hash(path, target)
-        _refuse_if_changed(path, unless_changed)
+        digest, size = copy_and_hash(file, target)
+        _refuse_if_changed(file, unless_changed)
         objects.sync(staged)
         objects.rename(staged, blob_key(digest))
         return Blob(digest=digest, size=size)
@@ -73,7 +71,13 @@ def _put_in_one_pass(objects: Objects, path: Path, unless_changed: Stamp) -> Blo
 
 def _refuse_if_changed(content: Content, since: Stamp) -> None:
     if since and stamp(content) != since:
-        raise InvalidDraft(f"{content!s} changed while it was being published: publish it again")
+        raise InvalidDraft(f"{path_of(content)} changed while it was being published: publish it again")
+
+
+def check_content(content: Content, blob: Blob) -> None:
+    """Raises InvalidDraft unless the content is exactly the blob's."""
+    for _ in _content_of(content, blob):
+        pass
 
 
 def present(objects: Objects, blob: Blob) -> bool:
@@ -115,7 +119,7 @@ def fetch(objects: Objects, blob: Blob, cache: Path) -> Path:
         return local
     cached = cache / blob.digest
     try:
-        if cached.is_file() and _hashed(_chunks(cached)) == blob:
+        if cached.is_file() and _hashed(chunks(cached)) == blob:
             return cached
         cache.mkdir(parents=True, exist_ok=True)
         with _new_file(cached) as partial:
@@ -145,7 +149,7 @@ def _from_store(objects: Objects, blob: Blob) -> Iterator[bytes]:
     local = objects.local_path(blob_key(blob.digest))
     try:
         # Five times as fast as a local folder's stream.
-        yield from objects.stream(blob_key(blob.digest)) if local is None else _chunks(local)
+        yield from objects.stream(blob_key(blob.digest)) if local is None else chunks(local)
     except (FileNotFoundError, NotFound) as error:
         raise Corrupt(f"{_place(objects, blob)} is missing: put it back from a backup, or publish again") from error
     except OSError as error:
@@ -164,28 +168,12 @@ def _hashed(chunks: Iterator[bytes]) -> Blob:
     return Blob(digest=hasher.hexdigest(), size=size)
 
 
-def _chunks(content: Content) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
-
-
-def _unchanged(path: Path, blob: Blob) -> Iterator[bytes]:
+def _content_of(content: Content, blob: Blob) -> Iterator[bytes]:
+    """The content in chunks, which is the blob's unless InvalidDraft comes in place of the end."""
     try:
-        yield from _verified(_as_draft(path, _chunks(path)), blob, str(path))
+        yield from _verified(draft_chunks(content), blob, path_of(content))
     except Corrupt as error:
-        raise InvalidDraft(f"{path} changed while it was being published: {error}") from error
-
-
-def _as_draft(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks; a file that cannot be read is the draft's fault, not the store's."""
-    try:
-        yield from chunks
-    except OSError as error:
-        raise InvalidDraft(f"cannot read {path}: {error}") from error
+        raise InvalidDraft(str(error)) from error
 
 
 @contextlib.contextmanager

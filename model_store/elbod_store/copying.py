@@ -1,18 +1,19 @@
 """A file copied and hashed at once, each by a thread of its own."""
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, Final
 
-from elbod_store.errors import InvalidDraft, Unavailable
+from elbod_store.errors import Unavailable
+from elbod_store.files import draft_chunks
 
 _CHUNK: Final = 1024 * 1024  # stays in a processor's cache on its way
 
 
-def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
+def copy_and_hash(source: Path | BufferedReader, target: Path) -> tuple[str, int]:
     """Copy to the new file `target`; the sha256 and the size of what was written, whatever became of `source`.
 
     The copy is hashed as it grows, out of the page cache, so this takes as long as the slower of copying and hashing.
@@ -24,7 +25,7 @@ def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
         with target.open("xb") as writer, target.open("rb") as reader, ThreadPoolExecutor(1) as thread:
             digest = thread.submit(_follow, reader, written)
             try:
-                for chunk in _chunks(source):
+                for chunk in draft_chunks(source, _CHUNK):
                     writer.write(chunk)
                     writer.flush()
                     written.put(len(chunk))
@@ -41,13 +42,3 @@ def _follow(reader: BinaryIO, written: "SimpleQueue[int]") -> str:
     while count := written.get():
         hasher.update(reader.read(count))
     return hasher.hexdigest()
-
-
-def _chunks(source: Path) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(_CHUNK))
-    try:
-        with source.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                yield buffer[:count]
-    except OSError as error:
-        raise InvalidDraft(f"cannot read {source}: {error.strerror or error}") from error

@@ -2,17 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from io import BufferedReader
+from typing import Final
 
-from elbod_store.canonical import JSON, plain
+from elbod_store.canonical import JSON, canonical, plain
 from elbod_store.errors import InvalidDraft, InvalidName
+from elbod_store.files import Content
+from elbod_store.manifest import MAX_CARD, MAX_RECORD
 from elbod_store.names import check_name, parse_reference
 from elbod_store.safetensors import check_file
+
+DESCRIPTION: Final = (
+    "family",
+    "spec",
+    "likelihood",
+    "event_shape",
+    "levels",
+    "binarization",
+    "labels",
+    "metrics",
+    "training",
+    "card",
+)
+"""The fields that a manifest holds as they are."""
+_REST: Final = 4096  # more than all other fields of a manifest take
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A version to be. `weights` is a safetensors file (its bytes, or its path); everything else is plain data.
+    """A version to be. `weights` is a safetensors file (bytes, a path or an open file); the rest is plain data.
 
     `event_shape` is the shape of one row, `levels` the number of integer levels of a discrete likelihood,
     `binarization` how data became {0, 1}, `labels` the class names of a conditional model, `reference` held-out rows
@@ -24,12 +42,12 @@ class Draft:
     spec: Mapping[str, JSON]
     likelihood: str
     event_shape: Sequence[int]
-    weights: bytes | Path
+    weights: Content
     levels: int | None = None
     binarization: str | None = None
     labels: Sequence[str] | None = None
-    reference: bytes | None = None
-    calibration: bytes | None = None
+    reference: bytes | BufferedReader | None = None
+    calibration: bytes | BufferedReader | None = None
     metrics: Mapping[str, JSON] = field(default_factory=dict)
     training: Mapping[str, JSON] = field(default_factory=dict)
     card: str = ""
@@ -66,9 +84,22 @@ def check(draft: Draft) -> None:
     if draft.parent is not None:
         _check_parent(draft.parent)
     for label, content in (("reference", draft.reference), ("calibration", draft.calibration)):
-        if content is not None and not isinstance(content, bytes):
+        if content is not None and not isinstance(content, bytes | BufferedReader):
             raise InvalidDraft(f"{label} is a {type(content).__name__}: it must be bytes, or None")
+    _check_size(draft)
     check_file(draft.weights)
+
+
+def _check_size(draft: Draft) -> None:
+    if len(draft.card) > MAX_CARD:
+        raise InvalidDraft(f"card has {len(draft.card):,} characters: shorten it to {MAX_CARD:,} at most")
+    sizes = {label: len(canonical(getattr(draft, label))) for label in DESCRIPTION}
+    if (total := sum(sizes.values())) > MAX_RECORD - _REST:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise InvalidDraft(
+            f"the manifest would have {total + _REST:,} bytes, {MAX_RECORD:,} at most: shorten {largest}, "
+            f"which takes {sizes[largest]:,}"
+        )
 
 
 def _positive(value: object, label: str) -> None:

@@ -8,13 +8,15 @@ import contextlib
 import re
 import uuid
 
-from elbod_store.errors import NotFound, StoreError, Unavailable
+from elbod_store.errors import Corrupt, NotFound, StoreError, Unavailable
+from elbod_store.manifest import MAX_RECORD
 from elbod_store.names import MAX_NUMBER, changed_key, numbered
 from elbod_store.objects import Objects
 
 TRIES = 2
 
 _ENTRY = re.compile(r"([0-9]{10})\.json")
+_MAX_HINT = 64
 _HINT = re.compile(rb"[1-9][0-9]{0,9}")
 
 
@@ -34,9 +36,11 @@ def append(objects: Objects, key: str, body: bytes) -> bool:
         except Unavailable as error:
             failure = error
         try:
-            found = objects.get(key)
+            found = objects.get(key, limit=MAX_RECORD)
         except NotFound:
             continue
+        except Corrupt:
+            return False
         if found == body:
             objects.sync(key)
             return True
@@ -78,16 +82,16 @@ def announce(objects: Objects, name: str) -> None:
 
 
 def announced(objects: Objects, name: str) -> bytes | None:
-    """Another value after every announcement; None if there never was one."""
+    """Another value after every announcement; None if there never was one, or if the object is none of ours."""
     try:
-        return objects.get(changed_key(name))
-    except NotFound:
+        return objects.get(changed_key(name), limit=_MAX_HINT)
+    except (NotFound, Corrupt):
         return None
 
 
 def _read_hint(objects: Objects, prefix: str) -> int:
     try:
-        raw = objects.get(f"{prefix}/_last")
-    except NotFound:
+        raw = objects.get(f"{prefix}/_last", limit=_MAX_HINT)
+    except (NotFound, Corrupt):
         return 1
     return min(int(raw), MAX_NUMBER) if _HINT.fullmatch(raw) else 1

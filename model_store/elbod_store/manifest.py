@@ -7,16 +7,22 @@ files swapped all fail one of these.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from elbod_store.canonical import JSON, canonical, sha256
-from elbod_store.errors import Corrupt, Unsupported
-from elbod_store.names import alias_prefix, numbered, run_prefix, version_key
+from elbod_store.errors import Corrupt, InvalidDraft, Unsupported
+from elbod_store.names import alias_prefix, numbered, run_prefix, shown, version_key
 
 SCHEMA = 1
+
+MAX_RECORD: Final = 2 * 1024 * 1024
+"""Bytes of a manifest or a log entry, at most: what is larger is neither written nor read into memory."""
+
+MAX_CARD: Final = 256 * 1024
+"""Characters of a card, at most."""
 
 _Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Text = Annotated[str, Meta(min_length=1)]
@@ -56,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Blob | None
     metrics: dict[str, JSON]
     training: dict[str, JSON]
-    card: str
+    card: Annotated[str, Meta(max_length=MAX_CARD)]
     parent: str | None
     checksum: _Sha256
 
@@ -152,16 +158,26 @@ def checksum(fields: dict[str, Any]) -> str:
 
 
 def seal(fields: dict[str, Any]) -> bytes:
-    """The bytes to store: canonical JSON of `fields` with their checksum."""
-    return canonical({**fields, "checksum": checksum(fields)})
+    """The bytes to store: canonical JSON of `fields` with their checksum. Raises InvalidDraft if they are too many."""
+    sealed = canonical({**fields, "checksum": checksum(fields)})
+    if len(sealed) > MAX_RECORD:
+        raise InvalidDraft(f"a record would have {len(sealed):,} bytes: shorten its texts to {MAX_RECORD:,} in all")
+    return sealed
 
 
 def decode_manifest(raw: bytes, name: str, version: int) -> Manifest:
     """The manifest that `raw` is, if it is the one of (name, version). Raises Corrupt, or Unsupported if newer."""
     key = version_key(name, version)
-    manifest = _believe(raw, Manifest, key)
+    manifest = parse_manifest(raw, key)
     if (manifest.name, manifest.version) != (name, version):
-        raise Corrupt(f"{key} holds the manifest of {manifest.name}@{manifest.version}: the file was moved or swapped")
+        found = shown(f"{manifest.name}@{manifest.version}")
+        raise Corrupt(f"{key} holds the manifest of {found}: the file was moved or swapped")
+    return manifest
+
+
+def parse_manifest(raw: bytes, place: str) -> Manifest:
+    """The manifest that `raw` is, of whatever version; `place` is where it was read. Raises like `decode_manifest`."""
+    manifest = _believe(raw, Manifest, place)
     digest = model_digest(
         family=manifest.family,
         spec=manifest.spec,
@@ -174,7 +190,7 @@ def decode_manifest(raw: bytes, name: str, version: int) -> Manifest:
         schema=manifest.schema,
     )
     if manifest.digest != digest:
-        raise Corrupt(f"{key} claims the model digest {manifest.digest}, but its contents have {digest}")
+        raise Corrupt(f"{place} claims the model digest {manifest.digest}, but its contents have {digest}")
     return manifest
 
 
@@ -183,7 +199,8 @@ def decode_entry(raw: bytes, name: str, alias: str, number: int) -> AliasEntry:
     key = numbered(alias_prefix(name, alias), number)
     entry = _believe(raw, AliasEntry, key)
     if (entry.name, entry.alias, entry.number) != (name, alias, number):
-        raise Corrupt(f"{key} holds entry {entry.number} of {entry.name}@{entry.alias}: the file was moved or swapped")
+        found = shown(f"{entry.name}@{entry.alias}")
+        raise Corrupt(f"{key} holds entry {entry.number} of {found}: the file was moved or swapped")
     return entry
 
 
@@ -192,7 +209,7 @@ def decode_run(raw: bytes, run: str, number: int) -> RunEntry:
     key = numbered(run_prefix(run), number)
     entry = _believe(raw, RunEntry, key)
     if (entry.run, entry.number) != (run, number):
-        raise Corrupt(f"{key} holds entry {entry.number} of the run {entry.run}: the file was moved or swapped")
+        raise Corrupt(f"{key} holds entry {entry.number} of the run {shown(entry.run)}: the file was moved or swapped")
     return entry
 
 
@@ -205,10 +222,10 @@ def _believe(raw: bytes, record: type[_Record], key: str) -> _Record:
         schema = fields.get("schema") if isinstance(fields, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             # Said before anything else: a newer schema may well have other keys and another checksum.
-            raise Unsupported(f"{key} has schema {schema}, this elbod reads up to {SCHEMA}: upgrade to use it")
+            raise Unsupported(f"{key} has schema {shown(schema)}, this elbod reads up to {SCHEMA}: upgrade to use it")
         value = msgspec.json.decode(raw, type=record)
         if value.schema != SCHEMA:
-            raise Corrupt(f"{key} has schema {value.schema}, which never existed")
+            raise Corrupt(f"{key} has schema {shown(value.schema)}, which never existed")
         if canonical(fields) != raw or checksum(fields) != value.checksum:
             raise Corrupt(f"{key} does not match its own checksum: it was altered after it was written")
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -42,7 +42,7 @@ def parse_reference(text: str) -> Reference:
     if target == LATEST or _ALIAS.fullmatch(target):
         return Reference(name, alias=target)
     raise InvalidName(
-        f"{_shown(text)} is no model reference: after '@' comes an alias, 'latest', or a version "
+        f"{shown(text)} is no model reference: after '@' comes an alias, 'latest', or a version "
         "as a positive integer without leading zeros"
     )
 
@@ -51,7 +51,7 @@ def check_name(name: str) -> str:
     """The name itself, or InvalidName."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise InvalidName(
-            f"{_shown(name)} is no model name: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
+            f"{shown(name)} is no model name: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
         )
     return name
 
@@ -61,14 +61,14 @@ def check_alias(alias: str) -> str:
     if alias == LATEST:
         raise InvalidName("the alias 'latest' is reserved: it always means the newest version")
     if not (isinstance(alias, str) and _ALIAS.fullmatch(alias)):
-        raise InvalidName(f"{_shown(alias)} is no alias: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter")
+        raise InvalidName(f"{shown(alias)} is no alias: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter")
     return alias
 
 
 def check_number(number: int) -> int:
     """A version, or the number of an alias entry: an integer from 1 to 9,999,999,999."""
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_NUMBER:
-        raise InvalidName(f"{_shown(number)} is no version: versions are integers from 1 to {MAX_NUMBER}")
+        raise InvalidName(f"{shown(number)} is no version: versions are integers from 1 to {MAX_NUMBER}")
     return number
 
 
@@ -97,7 +97,7 @@ def check_run(run: str) -> str:
     """The run id itself, or InvalidName. The grammar is that of model names."""
     if not (isinstance(run, str) and _NAME.fullmatch(run)):
         raise InvalidName(
-            f"{_shown(run)} is no run id: those are 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
+            f"{shown(run)} is no run id: those are 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
         )
     return run
 
@@ -121,10 +121,11 @@ def trash_key(name: str, version: int) -> str:
 
 def blob_key(digest: str) -> str:
     if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise InvalidName(f"{_shown(digest)} is no digest: a sha256 is 64 of 0-9 and a-f")
+        raise InvalidName(f"{shown(digest)} is no digest: a sha256 is 64 of 0-9 and a-f")
     return f"blobs/sha256/{digest[:2]}/{digest}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """At most 80 characters of `repr(value)`, for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -19,10 +19,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore
 
 from elbod_store import s3
-from elbod_store.errors import NotFound, Unavailable, Unsupported
+from elbod_store.errors import Corrupt, NotFound, Unavailable, Unsupported
+from elbod_store.files import CHUNK
 from elbod_store.reading import RangeReader
-
-CHUNK: Final = 8 * 1024 * 1024
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C: is a drive
 
@@ -89,10 +88,14 @@ class Objects:
         self.sync(key)
         return True
 
-    def get(self, key: str) -> bytes:
-        """All the bytes of a small object. Raises NotFound."""
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
+        """All the bytes of a small object. Raises NotFound; Corrupt, before it reads them, if they exceed `limit`."""
         with self._errors("read", key):
-            return bytes(obstore.get(self._store, key).bytes())
+            found = obstore.get(self._store, key)
+            size = found.meta["size"]
+            if limit is not None and size > limit:
+                raise Corrupt(f"{key} in {self.url} has {size:,} bytes, and {limit:,} at most as elbod writes it")
+            return bytes(found.bytes())
 
     def stream(self, key: str) -> Iterator[bytes]:
         """The bytes of an object, a few megabytes at a time. Raises NotFound at the first chunk."""

@@ -4,16 +4,17 @@ A crash at any point leaves only blobs that nobody names; a version, once visibl
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from elbod_store import blobs, log
 from elbod_store import draft as drafts
-from elbod_store.blobs import Content
 from elbod_store.canonical import plain
 from elbod_store.draft import Draft
-from elbod_store.errors import Unavailable
+from elbod_store.errors import InvalidDraft, Unavailable
+from elbod_store.files import Content
 from elbod_store.manifest import SCHEMA, Blob, Manifest, decode_manifest, model_digest, seal
 from elbod_store.names import version_key, versions_prefix
 from elbod_store.objects import Objects
@@ -23,16 +24,27 @@ STEPS: Final = ("start", "weights", "reference", "calibration", "check", "number
 version is visible."""
 
 
-def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None], claim: Callable[[int], None]) -> Manifest:
-    """Publish `draft` as the next version of its model. See `ModelStore.publish`."""
-    stamp = blobs.stamp(draft.weights)
-    drafts.check(draft)
+def publish(
+    objects: Objects,
+    draft: Draft,
+    on_step: Callable[[str], None],
+    claim: Callable[[int], None],
+    expected: Mapping[str, Blob] = MappingProxyType({}),
+) -> Manifest:
+    """Publish `draft` as the next version of its model. See `ModelStore.publish`.
+
+    `expected` is what the caller hashed. Raises InvalidDraft if a content is something else now.
+    """
     optional = {"weights": draft.weights, "reference": draft.reference, "calibration": draft.calibration}
     contents: dict[str, Content] = {label: content for label, content in optional.items() if content is not None}
+    stamps = {label: blobs.stamp(content) for label, content in contents.items()}
+    drafts.check(draft)
     described: dict[str, Blob] = {}
     on_step("start")
     for label, content in contents.items():
-        described[label] = blobs.put(objects, content, stamp if content is draft.weights else ())
+        described[label] = blobs.put(objects, content, stamps[label])
+        if described[label] != expected.get(label, described[label]):
+            raise InvalidDraft(f"{label} changed while it was being published: publish it again")
         on_step(label)
     for blob in described.values():
         if not blobs.present(objects, blob):
@@ -54,17 +66,12 @@ def publish(objects: Objects, draft: Draft, on_step: Callable[[str], None], clai
     for label, content in contents.items():
         # A blob that was already there, old and unnamed, may have been collected since we put it.
         if not blobs.present(objects, described[label]):
-            blobs.put(objects, content, stamp if content is draft.weights else ())
+            blobs.put(objects, content, stamps[label])
     on_step("confirm")
     log.write_hint(objects, prefix, version)
     log.announce(objects, draft.name)
     on_step("hint")
     return manifest
-
-
-def draft_digest(draft: Draft) -> str:
-    """The model digest that the draft would have. Raises InvalidDraft if its weights cannot be read."""
-    return model_digest(**_identity(draft), weights=blobs.describe(draft.weights).digest)
 
 
 def _identity(draft: Draft) -> dict[str, Any]:

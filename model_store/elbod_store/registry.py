@@ -10,9 +10,9 @@ from pathlib import Path
 from elbod_store import aliases, blobs, gc, log, runs, transfer
 from elbod_store.catalogue import look
 from elbod_store.draft import Draft, check
-from elbod_store.errors import Conflict, Corrupt, InvalidDraft, StoreError, Unsupported
+from elbod_store.errors import Conflict, Corrupt, StoreError, Unsupported
 from elbod_store.gc import Garbage
-from elbod_store.manifest import SCHEMA, AliasEntry, Blob, Manifest, RunEntry, decode_manifest, seal
+from elbod_store.manifest import MAX_RECORD, SCHEMA, AliasEntry, Blob, Manifest, RunEntry, decode_manifest, seal
 from elbod_store.names import (
     Reference,
     check_alias,
@@ -23,7 +23,7 @@ from elbod_store.names import (
     versions_prefix,
 )
 from elbod_store.objects import Objects
-from elbod_store.publish import draft_digest, publish
+from elbod_store.publish import publish
 from elbod_store.resolution import (
     load,
     model_names,
@@ -100,7 +100,8 @@ class ModelStore:
         """Every readable version above `after`, ascending, retired ones among them; none for an unknown model."""
         for version in log.numbers_after(self.objects, versions_prefix(name), after):
             with contextlib.suppress(Corrupt, Unsupported):
-                yield decode_manifest(self.objects.get(version_key(name, version)), name, version)
+                raw = self.objects.get(version_key(name, version), limit=MAX_RECORD)
+                yield decode_manifest(raw, name, version)
 
     def resolve(self, reference: str) -> Manifest:
         """The version that `name`, `name@alias`, `name@version` or `name@latest` means now.
@@ -250,18 +251,16 @@ class ModelStore:
         return manifest
 
     def import_(self, folder: Path, name: str | None = None) -> Manifest:
-        """Publish an exported folder, under its own name or another. Its model digest is that of the original.
+        """Publish an exported folder, under its own name or another. It says and computes what the original does.
 
-        Raises InvalidDraft, also if the folder's weights or description are not those that its digest is of.
+        Raises InvalidDraft, before anything is written, unless every file is what `export` wrote.
         """
-        draft, digest = transfer.draft_of(folder, name)
-        check(draft)
-        found = draft_digest(draft)
-        if found != digest:
-            raise InvalidDraft(
-                f"{folder} has the model digest {found}, its config.json says {digest}: it was altered since its export"
-            )
-        return self.publish(draft)
+        with transfer.opened(folder) as exported:
+            draft = exported.draft(name)
+            check(draft)
+            exported.verify()
+            self.probe()
+            return publish(self.objects, draft, _nothing, _nothing, exported.blobs)
 
     # Start
 

@@ -14,7 +14,7 @@ from elbod_store.errors import (
     UnknownVersion,
     Unsupported,
 )
-from elbod_store.manifest import AliasEntry, Manifest, decode_entry, decode_manifest
+from elbod_store.manifest import MAX_RECORD, AliasEntry, Manifest, decode_entry, decode_manifest
 from elbod_store.names import (
     LATEST,
     Reference,
@@ -78,7 +78,7 @@ def resolve_directly(objects: Objects, reference: Reference) -> Manifest | None:
     if version is None and not (version := log.newest(objects, versions_prefix(name))):
         return None
     try:
-        manifest = decode_manifest(objects.get(version_key(name, version)), name, version)
+        manifest = decode_manifest(objects.get(version_key(name, version), limit=MAX_RECORD), name, version)
     except NotFound:
         return None
     except (Corrupt, Unsupported):
@@ -95,7 +95,7 @@ def load(objects: Objects, name: str, version: int, catalogue: Catalogue) -> Man
         raise Retired(f"{name}@{version} was retired; the newest live version is {_newest_name(name, catalogue)}")
     try:
         if version in catalogue.versions:
-            return decode_manifest(objects.get(key), name, version)
+            return decode_manifest(objects.get(key, limit=MAX_RECORD), name, version)
     except NotFound:
         pass
     raise unknown_version(objects, name, version, catalogue)
@@ -108,7 +108,8 @@ def newest_entry(objects: Objects, name: str, alias: str, catalogue: Catalogue) 
 
 
 def read_entry(objects: Objects, name: str, alias: str, number: int) -> AliasEntry:
-    return decode_entry(objects.get(numbered(alias_prefix(name, alias), number)), name, alias, number)
+    key = numbered(alias_prefix(name, alias), number)
+    return decode_entry(objects.get(key, limit=MAX_RECORD), name, alias, number)
 
 
 def model_names(objects: Objects) -> list[str]:

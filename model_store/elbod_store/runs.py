@@ -15,7 +15,7 @@ from typing import Final
 from elbod_store import blobs, log
 from elbod_store.canonical import JSON, plain
 from elbod_store.errors import Conflict, InvalidDraft, StoreError, Unavailable, UnknownRun
-from elbod_store.manifest import SCHEMA, Blob, RunEntry, decode_run, seal
+from elbod_store.manifest import MAX_RECORD, SCHEMA, Blob, RunEntry, decode_run, seal
 from elbod_store.names import check_run, numbered, run_prefix
 from elbod_store.objects import Objects
 
@@ -115,4 +115,4 @@ def _create(objects: Objects, draft: RunDraft, named: Sequence[Blob], number: in
 
 
 def _read(objects: Objects, run: str, number: int) -> RunEntry:
-    return decode_run(objects.get(numbered(run_prefix(run), number)), run, number)
+    return decode_run(objects.get(numbered(run_prefix(run), number), limit=MAX_RECORD), run, number)

@@ -7,6 +7,7 @@ Source: https://github.com/huggingface/safetensors#format
 
 import io
 import math
+import os
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -14,8 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from elbod_store.errors import InvalidDraft
+from elbod_store.files import Content, opened, path_of, unreadable
+from elbod_store.names import shown
 
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
+MAX_AXES: Final = 64  # of torch and of NumPy; the product of a million lengths takes hours
 
 _BITS: Final = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -29,20 +33,20 @@ _Count = Annotated[int, Meta(ge=0)]
 
 class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
-    shape: list[_Count]
+    shape: Annotated[list[_Count], Meta(max_length=MAX_AXES)]
     data_offsets: tuple[_Count, _Count]
 
 
-def check_file(weights: bytes | Path) -> None:
-    """Raises InvalidDraft unless `weights` (bytes, or a file) is a complete safetensors file."""
+def check_file(weights: Content) -> None:
+    """Raises InvalidDraft unless `weights` is a complete safetensors file."""
     if isinstance(weights, bytes):
         _check(io.BytesIO(weights), len(weights), "weights")
-    elif isinstance(weights, Path):
+    elif isinstance(weights, Path | io.BufferedReader):
         try:
-            with weights.open("rb") as file:
-                _check(file, weights.stat().st_size, str(weights))
+            with opened(weights) as file:
+                _check(file, os.fstat(file.fileno()).st_size, path_of(weights))
         except OSError as error:
-            raise InvalidDraft(f"cannot read the weights {weights}: {error}") from error
+            raise InvalidDraft(unreadable(weights, error)) from error
     else:
         raise InvalidDraft(f"weights is a {type(weights).__name__}: give the bytes of a safetensors file, or its Path")
 
@@ -66,9 +70,9 @@ def _check(file: BinaryIO, size: int, where: str) -> None:
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         start, stop = tensor.data_offsets
         if tensor.dtype not in _BITS:
-            raise InvalidDraft(f"{where}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
+            raise InvalidDraft(f"{where}: tensor {shown(name)} has the unknown dtype {shown(tensor.dtype)}")
         if start != end or (stop - start) * 8 != math.prod(tensor.shape) * _BITS[tensor.dtype]:
-            raise InvalidDraft(f"{where}: the bytes of tensor {name!r} do not fit its shape, or leave a gap")
+            raise InvalidDraft(f"{where}: the bytes of tensor {shown(name)} do not fit its shape, or leave a gap")
         end = stop
     if 8 + length + end != size:
         raise InvalidDraft(f"{where} has {size} bytes, but its header describes {8 + length + end}: it was cut short")

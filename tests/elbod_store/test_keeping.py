@@ -177,7 +177,7 @@ def test_a_folder_that_was_altered_is_refused_and_nothing_published(tmp_path: Pa
     elif change == "config":
         config["levels"] = 3
     elif change == "format":
-        config["elbod"] = 2
+        config["elbod"] = 1
     elif change == "missing":
         del config["spec"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -198,6 +198,26 @@ def test_an_export_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="did you mean"):
         store.export("digit", tmp_path / "new")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_an_export_follows_no_link_to_a_folder(tmp_path: Path) -> None:
+    store = ModelStore.open("memory://", cache_dir=tmp_path / "cache")
+    store.publish(a_draft())
+    (tmp_path / "private").mkdir()
+    (tmp_path / "out").symlink_to("private")
+    with pytest.raises(Unavailable, match="is a symbolic link"):
+        store.export("digits", tmp_path / "out")
+    assert list((tmp_path / "private").iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    store = ModelStore.open("memory://", cache_dir=tmp_path / "cache")
+    calibration = store.publish(a_draft()).calibration
+    assert calibration is not None
+    store.objects.put(blob_key(calibration.digest), b"damaged")
+    with pytest.raises(Corrupt, match=calibration.digest):
+        store.export("digits", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_pickle_named_weights_is_refused(tmp_path: Path) -> None:

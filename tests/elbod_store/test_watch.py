@@ -21,9 +21,9 @@ class Counts:
         self.lists = self.listed = self.gets = 0
         self.away = False
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
         self.gets += 1
-        return self.inner.get(key)
+        return self.inner.get(key, limit=limit)
 
     def list_after(self, prefix: str, after: str | None = None) -> list[str]:
         if self.away:
