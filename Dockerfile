@@ -3,8 +3,9 @@
 #
 #   docker build --target service --tag elbod-service:0.1.0 .
 #
-# BASE_IMAGE: any Linux with Python >= 3.11 and its venv module. PIP_EXTRA_INDEX_URL: the index that PyTorch names for
-# its CPU builds, or for another CUDA; without it PyPI's build is taken, which has CUDA on x86-64 and is far larger.
+# BASE_IMAGE: any Linux with Python >= 3.11 and its venv module. pip installs only files whose SHA-256 is in locks/.
+# PyTorch comes from PyPI, with CUDA. TORCH=torch-cpu with PIP_EXTRA_INDEX_URL=<the index that PyTorch names for its CPU
+# builds> takes the far smaller one without. For another build, add its version and hashes as locks/NAME.txt.
 ARG BASE_IMAGE=docker.io/library/python:3.11.15-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
@@ -18,29 +19,23 @@ ENV PATH=/opt/venv/bin:$PATH \
 FROM base AS dependencies
 ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
+ARG TORCH=torch
 WORKDIR /build
-COPY constraints.txt pyproject.toml ./
+COPY locks locks
 RUN python3 -m venv /opt/venv \
-    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-extras = p['optional-dependencies']; \
-open('serve.txt', 'w').write('\n'.join(p['dependencies'])); \
-open('train.txt', 'w').write('\n'.join(extras['train'])); \
-open('ray.txt', 'w').write('\n'.join(extras['tables'] + [r for r in extras['ray'] if not r.startswith('elbod[')]))" \
-    && pip install --only-binary=:all: --constraint constraints.txt --requirement serve.txt
+    && pip install --only-binary=:all: --require-hashes --requirement locks/serve.txt --requirement "locks/$TORCH.txt"
 
 # What only a Ray cluster needs. A stage of its own: the other images do not wait for it.
 FROM dependencies AS ray-wheels
-COPY constraints-ray.txt ./
-RUN pip download --only-binary=:all: --constraint constraints.txt --constraint constraints-ray.txt --dest /wheels \
-        --requirement ray.txt \
-    && cp ray.txt /wheels
+RUN pip download --only-binary=:all: --require-hashes --requirement locks/ray.txt --dest /wheels \
+    && cp locks/ray.txt /wheels
 
 # elbod itself, and what only training needs, as wheels.
 FROM dependencies AS wheels
-RUN pip install --constraint constraints.txt hatchling \
-    && pip download --only-binary=:all: --constraint constraints.txt --dest /wheels --requirement train.txt \
-    && cp train.txt /wheels
-COPY LICENSE README.md ./
+RUN pip install --only-binary=:all: --require-hashes --requirement locks/build.txt \
+    && pip download --only-binary=:all: --require-hashes --requirement locks/train.txt --dest /wheels \
+    && cp locks/train.txt /wheels
+COPY LICENSE README.md pyproject.toml ./
 COPY model_store model_store
 COPY service service
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
@@ -60,7 +55,7 @@ USER 10001:10001
 FROM runtime AS worker
 USER 0:0
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
-    pip install --no-index --find-links /wheels --requirement /wheels/train.txt
+    pip install --no-index --find-links /wheels --require-hashes --requirement /wheels/train.txt
 USER 10001:10001
 # A worker says that it was interrupted, and that what it published stays.
 STOPSIGNAL SIGINT
@@ -70,7 +65,7 @@ CMD ["--help"]
 FROM runtime AS ray
 USER 0:0
 RUN --mount=type=bind,from=ray-wheels,source=/wheels,target=/wheels \
-    pip install --no-index --find-links /wheels --requirement /wheels/ray.txt
+    pip install --no-index --find-links /wheels --require-hashes --requirement /wheels/ray.txt
 USER 10001:10001
 # KubeRay starts it with the command of its node.
 ENTRYPOINT ["ray"]

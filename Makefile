@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -28,6 +28,11 @@ $(VENV)/.installed-dev: $(BIN)/python $(SPEC)
 $(VENV)/.installed-ray: $(VENV)/.installed-dev constraints-ray.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -c constraints-ray.txt $(PIP_ARGS) -e '.[dev,ray]' -e clients/python
 	@touch $@
+
+# What the images install, by version and SHA-256: after a change of pyproject.toml or the constraints.
+lock: install-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock
 
 demo: install
 	$(BIN)/elbod demo
