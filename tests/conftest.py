@@ -18,6 +18,7 @@ from tests.support import (
     CONVOLUTIONAL,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
+    HANG,
     LABELS,
     LADDER,
     LEVELS,
@@ -27,6 +28,11 @@ from tests.support import (
     Server,
     publish,
 )
+
+
+def pytest_configure() -> None:
+    # A call that names no timeout: httpx would give up after five seconds.
+    httpx._config.DEFAULT_TIMEOUT_CONFIG.read = HANG
 
 
 @pytest.fixture

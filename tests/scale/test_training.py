@@ -56,7 +56,7 @@ def test_ray_trains_the_version_of_torchrun_though_a_worker_is_killed(head: Node
 
     job, log = on_ray(head, tmp_path), tmp_path / "log"
     states = tmp_path / "store" / "runs"
-    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 3, 90)
+    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 3)
     os.kill(head.processes("ray::RayTrainWorker")[0], signal.SIGKILL)
     assert job.wait(120) == 0, log.read_text()
     assert "resumed from step" in log.read_text()
@@ -76,14 +76,14 @@ def test_what_is_wrong_with_a_recipe_is_one_line(head: Node, tmp_path: Path) -> 
 def test_ctrl_c_says_how_to_go_on(head: Node, tmp_path: Path) -> None:
     job, log = on_ray(head, tmp_path, "--set", "epochs=100000"), tmp_path / "log"
     states = tmp_path / "store" / "runs"
-    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 2, 90)
+    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 2)
     job.send_signal(signal.SIGINT)
     assert job.wait(60) == 130, log.read_text()
     run = next(states.iterdir()).name
     assert (
         f"interrupted: `elbod train --engine ray --resume {run}` goes on from the newest saved state" in log.read_text()
     )
-    wait_for(lambda: not head.processes("ray::RayTrainWorker"), 60)
+    wait_for(lambda: not head.processes("ray::RayTrainWorker"))
 
 
 def test_more_processes_than_cores_are_refused(head: Node, tmp_path: Path) -> None:

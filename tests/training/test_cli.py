@@ -111,7 +111,7 @@ def test_a_second_worker_of_a_run_takes_it_over_and_the_first_stops_with_one_lin
             assert run_id(second) == run
             _, err = first.communicate(timeout=60)
             before = store.run(run).number
-            wait_for(lambda: store.run(run).number > before, 30)
+            wait_for(lambda: store.run(run).number > before)
             second.send_signal(signal.SIGTERM)
             assert second.wait(60) == 143
 

@@ -93,7 +93,7 @@ def test_a_run_killed_at_any_moment_goes_on_in_the_middle_of_an_epoch(store, uni
     for _ in range(5):
         before = store.run(run)
         with trainer(store, OFTEN, "newest") as process:
-            wait_for(lambda before=before: store.run(run).number > before.number + 2, 60)
+            wait_for(lambda before=before: store.run(run).number > before.number + 2)
             threading.Event().wait(chance.uniform(0, 0.1))
             process.kill()
         places.append(store.run(run).step)
