@@ -31,8 +31,9 @@ from tests.support import (
 
 
 def pytest_configure() -> None:
-    # A call that names no timeout: httpx would give up after five seconds.
-    httpx._config.DEFAULT_TIMEOUT_CONFIG.read = HANG
+    # For calls that name no timeout: httpx would give up after five seconds.
+    default = httpx._config.DEFAULT_TIMEOUT_CONFIG
+    default.connect = default.read = default.write = default.pool = HANG
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import ELBOD, Server, wait_for
+from tests.support import ELBOD, HANG, Server, wait_for
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def worker(store: Path, *flags: str) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0, output
     return output
 
@@ -116,7 +116,7 @@ def test_a_service_can_be_watched_learning_and_old_versions_are_retired(
 
 
 def test_the_demo_trains_once_and_its_curl_lines_work_as_printed(tmp_path: Path) -> None:
-    first = subprocess.run([ELBOD, "demo", "--no-serve"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    first = subprocess.run([ELBOD, "demo", "--no-serve"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert first.returncode == 0, first.stderr
     assert "bits/dim" in first.stdout
     with (tmp_path / "log").open("w") as log:

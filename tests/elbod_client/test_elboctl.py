@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from elbod_client import Client
-from tests.support import Server, wait_for
+from tests.support import HANG, Server, wait_for
 
 ELBOCTL = Path(sys.executable).with_name("elboctl")
 
@@ -37,7 +37,7 @@ class Shell:
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=HANG)
         assert process.returncode == code, err
         return out, err
 

@@ -13,7 +13,7 @@ import pytest
 from elbod_store import ModelStore
 from tests.scale.conftest import Elbod
 from tests.scale.nodes import Node
-from tests.support import ELBOD, wait_for
+from tests.support import ELBOD, HANG, wait_for
 
 pytest.importorskip("ray", reason="needs Ray: make install-ray")
 
@@ -89,7 +89,7 @@ def test_every_row_is_there_once_though_a_worker_and_then_a_node_are_killed(
     wait_for(lambda: parts() > before)
     second.kill(signal.SIGKILL)
     assert parts() < 35
-    assert job.wait(150) == 0, (tmp_path / "log").read_text()
+    assert job.wait(HANG) == 0, (tmp_path / "log").read_text()
 
     assert elbod(*LONG, "--output", "alone").returncode == 0
     assert len(files(tmp_path / "alone")) == 36
