@@ -41,7 +41,7 @@ def test_a_service_that_refuses_is_named_with_the_reason(
             use()
         assert "\n" not in str(refused.value)
         assert "wrong" not in str(refused.value)
-    # Tried again for ten seconds each, not for three minutes.
+    # Each use is tried again for ten seconds; the default would be three minutes.
     assert time.monotonic() - began < HANG
 
 
