@@ -104,7 +104,7 @@ mutations: install-dev
 
 # The tests of the promise and of overload again, for minutes instead of seconds.
 adversary: install-dev
-	ELBOD_ADVERSARY_SECONDS=300 ELBOD_OVERLOAD_SECONDS=60 ELBOD_TINY_REQUESTS=100000 $(BIN)/pytest \
+	ELBOD_ADVERSARY_REQUESTS=500 ELBOD_OVERLOAD_SECONDS=60 ELBOD_TINY_REQUESTS=100000 $(BIN)/pytest \
 	  --override-ini=timeout=3600 tests/e2e/test_adversary.py tests/api/test_hostile.py
 
 clean:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from elbod_store import ModelStore
 from tests.seaweed import Seaweed
@@ -18,6 +19,7 @@ from tests.support import (
     CONVOLUTIONAL,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
+    HANG,
     LABELS,
     LADDER,
     LEVELS,
@@ -27,6 +29,14 @@ from tests.support import (
     Server,
     publish,
 )
+
+
+def pytest_configure() -> None:
+    # For calls that name no timeout: httpx would give up after five seconds.
+    default = httpx._config.DEFAULT_TIMEOUT_CONFIG
+    default.connect = default.read = default.write = default.pool = HANG
+    # Test processes share the cores, and threads that wait for each other spin.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ class Seaweed:
         ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-        wait_for(self._answers, 90)
+        wait_for(self._answers)
         # A folder of the filer's /buckets is a bucket of the S3 service. One for all: each takes volumes for itself.
         made = httpx.post(f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{_BUCKET}/", timeout=30)
         assert made.is_success or "already exists" in made.text, made.text

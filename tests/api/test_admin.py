@@ -50,11 +50,11 @@ def test_an_alias_is_promoted_and_rolled_back_and_the_service_follows(moving: Se
         version: int = httpx.post(f"{moving.url}/sample", json={}).json()["model"]["version"]
         return version
 
-    wait_for(lambda: serving() == 3, 10)
+    wait_for(lambda: serving() == 3)
     back = delete(moving, expected=3, why="worse")
     assert back.status_code == 200
     assert (back.json()["version"], back.json()["why"]) == (1, "worse")
-    wait_for(lambda: serving() == 1, 10)
+    wait_for(lambda: serving() == 1)
     history = httpx.get(f"{moving.url}/models/levels").json()["history"]["production"]
     assert [(entry["version"], entry["why"]) for entry in history] == [(1, "first"), (3, "better"), (1, "worse")]
     assert history[-1] == {key: back.json()[key] for key in history[-1]}

@@ -83,7 +83,7 @@ def test_known_requests_give_exact_numbers(own: Server) -> None:
 
 def test_given_up_rows_are_counted(own: Server) -> None:
     body = {"x": np.zeros((10, 8, 8), int).tolist(), "num_samples": 1000, "num_importance_samples": 16_000}
-    assert httpx.post(f"{own.url}/elbo", json=body, headers={"Request-Timeout": "0.05"}).status_code == 504
+    assert httpx.post(f"{own.url}/elbo", json=body, headers={"Request-Timeout": "0.5"}).status_code == 504
     samples = scrape(own)
     assert value(samples, "cancelled_rows_total") == 10
     assert value(samples, "rejects_total", reason="deadline-exceeded") == 1
@@ -96,14 +96,14 @@ def test_workers_are_added_up_and_a_dead_ones_work_still_counts(
     for _ in range(12):
         # A connection each, so that either worker may take it.
         assert httpx.post(f"{server.url}/sample", json={"num_samples": 3}).status_code == 200
-    wait_for(lambda: value(scrape(server), "rows_total", verb="sample") == 36, 10)
+    wait_for(lambda: value(scrape(server), "rows_total", verb="sample") == 36)
     samples = scrape(server)
     assert value(samples, "workers") == 2
     pids = {dict(labels)["pid"] for name, labels in samples if name == "elbod_resident_memory_bytes"}
     assert len(pids) == 2
     os.kill(int(min(pids)), signal.SIGKILL)
-    wait_for(lambda: value(scrape(server), "worker_starts_total") == 3, 100)
-    wait_for(lambda: value(scrape(server), "ready_workers") == 2, 60)
+    wait_for(lambda: value(scrape(server), "worker_starts_total") == 3)
+    wait_for(lambda: value(scrape(server), "ready_workers") == 2)
     samples = scrape(server)
     assert value(samples, "workers") == 2
     assert value(samples, "rows_total", verb="sample") == 36
@@ -115,9 +115,9 @@ def test_a_swap_is_counted(tmp_path: Path, start_server: Callable[..., Server]) 
     publish(store, "levels", LEVELS, 1)
     server = start_server(store.objects.url, "--model", "levels@latest")
     publish(store, "levels", LEVELS, 2)
-    wait_for(lambda: value(scrape(server), "swaps_total") == 1, 10)
+    wait_for(lambda: value(scrape(server), "swaps_total") == 1)
     assert value(scrape(server), "loads_total") == 2
-    wait_for(lambda: value(scrape(server), "model_bytes", model="levels", version="1") == 0, 10)
+    wait_for(lambda: value(scrape(server), "model_bytes", model="levels", version="1") == 0)
 
 
 def test_no_label_comes_from_a_request(own: Server) -> None:
@@ -164,7 +164,7 @@ def test_the_folder_of_the_metrics_goes_with_the_server(
         server = start_server(served_store.objects.url, "--model", "levels", "--workers", "2", TMPDIR=str(temporary))
         assert len(list(temporary.iterdir())) == 1
         server.stop(how)
-        wait_for(lambda: not list(temporary.iterdir()), 40)
+        wait_for(lambda: not list(temporary.iterdir()))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -212,7 +212,7 @@ def test_a_full_disk_stops_the_metrics_and_not_the_answers(
         # Each path is a label that has no place in the files yet.
         for path in ("/nowhere", "/sample", "/models", "/encode"):
             http.get(path)
-        wait_for(lambda: "metrics stand still" in server.log.read_text(), 10)
+        wait_for(lambda: "metrics stand still" in server.log.read_text())
         assert http.post("/sample", json={"seed": 1}).status_code == 200
     assert "ended with code" not in server.log.read_text()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ELBOD, call_elbod
+from tests.support import ELBOD, HANG, call_elbod
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Run:
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         # Wide, so that no line of a usage error is folded.
         env = os.environ | {"COLUMNS": "200"} | variables
-        return subprocess.run([ELBOD, *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env)
+        return subprocess.run([ELBOD, *arguments], capture_output=True, text=True, timeout=HANG, cwd=tmp_path, env=env)
 
     return run
 

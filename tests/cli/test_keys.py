@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.support import ELBOD
+from tests.support import ELBOD, HANG
 
 
 def ids(run_here):
@@ -42,7 +42,7 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked_by_its_id(run
 def test_keys_that_are_added_at_once_are_all_there(run_here, tmp_path):
     add = [ELBOD, "keys", "add", "--keys-file", "keys.json", "--name", "ada"]
     adding = [subprocess.Popen(add, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) for _ in range(6)]
-    made = {process.communicate(timeout=120)[0].decode().split("_")[1] for process in adding}
+    made = {process.communicate(timeout=HANG)[0].decode().split("_")[1] for process in adding}
     assert len(made) == 6
     assert set(ids(run_here)) == made
 

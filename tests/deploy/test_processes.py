@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 def test_a_process_that_does_not_listen_is_killed_when_its_grace_is_over(start: Callable[..., Process]) -> None:
     process = start(DEAF)
-    wait_for(lambda: "deaf" in process.log.read_text(), 30)
+    wait_for(lambda: "deaf" in process.log.read_text())
     started = time.monotonic()
     assert process.stop("SIGTERM", 0.5, never) == -9
     assert time.monotonic() - started >= 0.5
@@ -52,20 +52,18 @@ def test_a_process_that_does_not_listen_is_killed_when_its_grace_is_over(start: 
 
 def test_whoever_is_in_a_hurry_does_not_wait_for_it(start: Callable[..., Process]) -> None:
     process = start(DEAF)
-    wait_for(lambda: "deaf" in process.log.read_text(), 30)
-    started = time.monotonic()
-    assert process.stop("SIGTERM", 600, lambda: True) == -9
-    assert time.monotonic() - started < 60
+    wait_for(lambda: "deaf" in process.log.read_text())
+    assert process.stop("SIGTERM", 3600, lambda: True) == -9
 
 
 def test_what_a_process_has_started_ends_with_it(start: Callable[..., Process]) -> None:
     process = start(PARENT)
-    wait_for(lambda: process.log.read_text().endswith("\n"), 30)
+    wait_for(lambda: process.log.read_text().endswith("\n"))
     child = Path("/proc") / process.log.read_text().strip()
     assert child.exists()
     assert process.stop("SIGTERM", 30, never) == -15
     # Nobody may be there to bury it.
-    wait_for(lambda: not child.exists() or ") Z " in (child / "stat").read_text(), 30)
+    wait_for(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
 
 
 def test_a_process_that_is_not_healthy_in_time_is_named(start: Callable[..., Process]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import ELBOD, Server
+from tests.support import ELBOD, HANG, Server
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -60,6 +60,6 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=HANG,
         )
         assert done.returncode == 0, f"{page}:\n{code}\n{done.stdout}"

@@ -12,6 +12,7 @@ import pytest
 from elbod.api import schemas
 from elbod.settings import Settings
 from tests.docs.pages import DOCS
+from tests.support import HANG
 
 ROOT = DOCS.parent
 
@@ -25,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from elbod_store import ModelStore
-from tests.support import ELBOD
+from tests.support import ELBOD, HANG
 
 GUIDE = (Path(__file__).parents[2] / "docs/operating.md").read_text()
 
@@ -20,7 +20,7 @@ def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
         env=os.environ | {"PATH": path, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     store = ModelStore.open(tmp_path / "elbod-store")

@@ -3,13 +3,13 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import ELBOD, Server
+from tests.support import ELBOD, HANG, Server
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -18,12 +18,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture
-def digits_url(tmp_path: Path, start_server: Callable[..., Server]) -> str:
-    store = tmp_path / "elbod-store"
+@pytest.fixture(scope="module")
+def digits_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("digits")
+    store = folder / "elbod-store"
     train = [ELBOD, "train", "--recipe", "digits", "--epochs", "2", "--alias", "production", "--store", str(store)]
-    subprocess.run(train, check=True, capture_output=True, timeout=120)
-    return start_server(store).url
+    subprocess.run(train, check=True, capture_output=True, timeout=HANG)
+    server = Server(store, folder / "log")
+    yield server.url
+    assert server.stop() == 0
 
 
 def test_the_curl_lines_work(digits_url: str, tmp_path: Path) -> None:
@@ -51,6 +54,6 @@ def test_a_model_of_ones_own_data_is_trained_and_served(tmp_path: Path, start_se
     np.savez(tmp_path / "mine.npz", x=rng.binomial(9, rng.random((300, 1, 1)), (300, 3, 5)))
     train, serve = blocks("bash")[1].splitlines()
     command = f"{ELBOD.with_name(train.split()[0])} {train.partition(' ')[2]} --epochs 2"
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, timeout=HANG)
     assert serve == "elbod serve --store ./elbod-store"
     assert start_server(tmp_path / "elbod-store").url

@@ -91,9 +91,9 @@ def test_a_worker_that_dies_is_replaced_and_the_other_one_never_fails(pair: Serv
         asking.wait(60)
         victim = min(before)
         os.kill(victim, how)
-        wait_for(lambda: len(workers(parent) - {victim}) == 2, 20)
+        wait_for(lambda: len(workers(parent) - {victim}) == 2)
         replacement = next(iter(workers(parent) - before))
-        wait_for(lambda: starts(pair) == 3, 100)
+        wait_for(lambda: starts(pair) == 3)
         # Only the replacement is left to answer.
         os.kill(next(iter(before - {victim})), signal.SIGKILL)
         assert httpx.post(f"{pair.url}/sample", json=BODY, timeout=60).content == expected
@@ -109,7 +109,7 @@ def test_workers_leave_with_a_killed_supervisor_and_free_the_port(pair: Server) 
     port = int(pair.url.rpartition(":")[2])
     before = workers(pair.process.pid)
     pair.stop(signal.SIGKILL)
-    wait_for(lambda: not any(alive(pid) for pid in before), 30)
+    wait_for(lambda: not any(alive(pid) for pid in before))
     with socket.create_server(("127.0.0.1", port)):
         pass
 
@@ -136,7 +136,7 @@ def test_both_workers_finish_what_they_admitted(
 
     with process, concurrent.futures.ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(ask, i) for i in range(6)]
-        wait_for(lambda: httpx.get(f"{url}/healthz").json()["busy_seconds"] > 0, 20)
+        wait_for(lambda: httpx.get(f"{url}/healthz").json()["busy_seconds"] > 0)
         send(process.pid, how)
         statuses = [answer.exception(60) or answer.result() for answer in answers]
         assert process.wait(60) == code
@@ -153,10 +153,10 @@ def test_a_worker_told_to_end_by_a_service_manager_and_by_its_supervisor_finishe
     body = {"x": np.zeros((200, 8, 8), int).tolist(), "num_samples": 200}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{server.url}/elbo", json=body, timeout=60)
-        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0)
         (worker,) = workers(server.process.pid)
         os.kill(worker, signal.SIGTERM)
-        wait_for(lambda: "Shutting down" in server.log.read_text(), 10)
+        wait_for(lambda: "Shutting down" in server.log.read_text())
         assert server.stop() == 0
         assert answer.result(60).status_code == 200
     assert "Traceback" not in server.log.read_text()
@@ -167,9 +167,9 @@ def test_a_second_signal_ends_supervisor_and_workers_at_once(pair: Server) -> No
     body = {"x": np.zeros((1000, 8, 8), int).tolist(), "num_samples": 1000}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{pair.url}/elbo", json=body, timeout=60)
-        wait_for(lambda: httpx.get(f"{pair.url}/healthz").json()["busy_seconds"] > 0, 20)
+        wait_for(lambda: httpx.get(f"{pair.url}/healthz").json()["busy_seconds"] > 0)
         pair.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: "Shutting down" in pair.log.read_text(), 10)
+        wait_for(lambda: "Shutting down" in pair.log.read_text())
         assert pair.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         assert not any(alive(pid) for pid in before)
         assert isinstance(answer.exception(30), httpx.TransportError)
@@ -203,7 +203,7 @@ def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore
         url = process.stdout.readline().strip()
         (stuck,) = workers(process.pid)
         os.kill(stuck, signal.SIGSTOP)
-        wait_for(lambda: workers(process.pid) not in (set(), {stuck}), 30)
+        wait_for(lambda: workers(process.pid) not in (set(), {stuck}))
         assert httpx.post(f"{url}/sample", json=BODY, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -262,7 +262,7 @@ def test_a_worker_whose_compute_thread_is_stuck_is_replaced(tmp_path: Path) -> N
         (stuck,) = workers(process.pid)
         with pytest.raises(httpx.TransportError):
             httpx.post(f"{url}/elbo", json={"x": [[[16] * 8] * 8]}, timeout=60)
-        wait_for(lambda: workers(process.pid) not in (set(), {stuck}), 30)
+        wait_for(lambda: workers(process.pid) not in (set(), {stuck}))
         assert httpx.post(f"{url}/sample", json=BODY, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -284,11 +284,11 @@ def test_replacements_that_cannot_start_are_tried_ever_more_slowly_and_stop_nobo
         listening = sorted(workers(parent))
         holder = next(pid for pid in listening if connected(pid, http))
         os.kill(next(pid for pid in listening if pid != holder), signal.SIGKILL)
-        wait_for(lambda: server.log.read_text().count("cannot open the model store") >= 2, 100)
+        wait_for(lambda: server.log.read_text().count("cannot open the model store") >= 2)
         assert http.get("/healthz").status_code == 200
         store.unlink()
         (tmp_path / "away").rename(store)
-        wait_for(lambda: starts(server) == 3, 100)
+        wait_for(lambda: starts(server) == 3)
     assert server.stop() == 0
 
 
@@ -367,6 +367,6 @@ def test_callers_who_come_together_are_shared_among_the_workers(pair: Server) ->
     with ExitStack() as stack:
         for _ in range(40):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
-        wait_for(lambda: sum(sockets()) >= sum(before) + 40, 20)
+        wait_for(lambda: sum(sockets()) >= sum(before) + 40)
         taken = [now - then for now, then in zip(sockets(), before, strict=True)]
     assert min(taken) >= 4

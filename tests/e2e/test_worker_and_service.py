@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import ELBOD, Server, wait_for
+from tests.support import ELBOD, HANG, Server, wait_for
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def worker(store: Path, *flags: str) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0, output
     return output
 
@@ -50,7 +50,7 @@ def test_a_worker_publishes_twice_while_callers_are_answered(
     with concurrent.futures.ThreadPoolExecutor(2) as pool, httpx.Client(base_url=server.url) as http:
         asking = [pool.submit(keep_asking) for _ in range(2)]
         finish(worker(folder, "--epochs", "3", "--alias", "production"))
-        wait_for(lambda: http.post("/sample", json={}).json()["model"]["version"] == 2, 5)
+        wait_for(lambda: http.post("/sample", json={}).json()["model"]["version"] == 2)
         stop.set()
         answers = [answer for future in asking for answer in future.result(60)]
         reference = http.get("/models/digits/versions/2/reference").json()
@@ -82,7 +82,7 @@ def test_a_worker_killed_while_it_publishes_leaves_every_reader_fine(
     with httpx.Client(base_url=server.url, timeout=30) as http:
         newest = store.versions("digits")[-1]
         publishing = worker(folder, "--publish-every", "1")
-        wait_for(lambda: store.versions("digits")[-1] >= newest + 2, 60)
+        wait_for(lambda: store.versions("digits")[-1] >= newest + 2)
         os.kill(publishing.pid, signal.SIGKILL)
         publishing.communicate(timeout=30)
         for version in store.versions("digits"):
@@ -95,7 +95,7 @@ def test_a_worker_killed_while_it_publishes_leaves_every_reader_fine(
         )
         assert http.get("/readyz").json()["problems"] == []
         finish(worker(folder, "--epochs", "1"))
-        wait_for(lambda: http.post("/sample", json={}).json()["model"]["version"] == newest + 1, 5)
+        wait_for(lambda: http.post("/sample", json={}).json()["model"]["version"] == newest + 1)
 
 
 def test_a_service_can_be_watched_learning_and_old_versions_are_retired(
@@ -116,7 +116,7 @@ def test_a_service_can_be_watched_learning_and_old_versions_are_retired(
 
 
 def test_the_demo_trains_once_and_its_curl_lines_work_as_printed(tmp_path: Path) -> None:
-    first = subprocess.run([ELBOD, "demo", "--no-serve"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    first = subprocess.run([ELBOD, "demo", "--no-serve"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert first.returncode == 0, first.stderr
     assert "bits/dim" in first.stdout
     with (tmp_path / "log").open("w") as log:

@@ -31,7 +31,7 @@ from elbod_client import (
 )
 from elbod_store import ModelStore
 from tests.elbod_client.scripted import ORIGIN, SAFETENSORS, Reply, answering, safetensors
-from tests.support import LEVELS, Server, publish, wait_for
+from tests.support import HANG, LEVELS, Server, publish, wait_for
 
 
 def assert_same(whole: Any, parts: Any) -> None:
@@ -196,7 +196,7 @@ def test_parts_of_different_fingerprints_are_warned_about_and_not_called_reprodu
 
 def test_requests_are_under_way_together() -> None:
     """A server that answers nobody before three ask at once, but for the first."""
-    barrier, first = threading.Barrier(3, timeout=30), threading.Event()
+    barrier, first = threading.Barrier(3, timeout=HANG), threading.Event()
 
     def handle(request: httpx.Request) -> httpx.Response:
         if first.is_set():
@@ -244,14 +244,14 @@ def test_a_call_that_is_cancelled_leaves_no_request(server: Server, levels_rows:
     async def ask() -> None:
         async with AsyncClient(server.url, chunk_rows=1) as client:
             call = asyncio.create_task(client.elbo(levels_rows, num_samples=1000, num_importance_samples=10_000))
-            await asyncio.to_thread(wait_for, lambda: busy_seconds(server) > 0, 30)
+            await asyncio.to_thread(wait_for, lambda: busy_seconds(server) > 0)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(ask())
-    wait_for(lambda: busy_seconds(server) == 0, 30)
+    wait_for(lambda: busy_seconds(server) == 0)
 
 
 def test_a_server_that_restarts_in_the_middle_costs_nothing(
@@ -278,7 +278,7 @@ def test_a_server_that_restarts_in_the_middle_costs_nothing(
         found = np.concatenate([part.elbo for part in parts])
         assert found.tobytes() == client.elbo(levels_rows, seed=2).elbo.tobytes()
     finally:
-        wait_for(lambda: len(running) == 2, 60)
+        wait_for(lambda: len(running) == 2)
         for one in running:
             one.stop(signal.SIGKILL)
 

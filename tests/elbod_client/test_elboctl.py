@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from elbod_client import Client
-from tests.support import Server, wait_for
+from tests.support import HANG, Server, wait_for
 
 ELBOCTL = Path(sys.executable).with_name("elboctl")
 
@@ -37,7 +37,7 @@ class Shell:
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=HANG)
         assert process.returncode == code, err
         return out, err
 
@@ -89,7 +89,7 @@ def test_a_parameter_that_all_rows_share_is_kept_once(shell: Shell, client: Clie
 def test_an_interrupted_encoding_leaves_nothing(shell: Shell, levels_rows: Any) -> None:
     np.save(shell.folder / "x.npy", np.tile(levels_rows, (5_000, 1, 1)))
     with shell.start("encode", "--data", "x.npy", "--output", "q.npz", "--num-samples", "4") as process:
-        wait_for(lambda: any(path.stat().st_size > 10_000 for path in shell.folder.glob(".q.npz.*/z.npy")), 60)
+        wait_for(lambda: any(path.stat().st_size > 10_000 for path in shell.folder.glob(".q.npz.*/z.npy")))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
@@ -160,7 +160,7 @@ def test_an_interrupted_score_goes_on_and_has_every_row_once(shell: Shell, clien
     arguments = ("score", "--data", "x.npy", "--output", "s.npz", "--num-samples", "15")
     parts = shell.folder / ".s.npz.parts"
     with shell.start(*arguments) as process:
-        wait_for(lambda: len(list(parts.glob("0*.npz"))) >= 1, 60)
+        wait_for(lambda: len(list(parts.glob("0*.npz"))) >= 1)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130

@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import time
 from email.utils import formatdate
 
 import httpx
@@ -39,8 +38,7 @@ def test_a_busy_server_is_asked_again_when_it_said_and_every_retry_is_logged(
         caplog.at_level(logging.INFO, "elbod_client"),
     ):
         assert client.version() == "1.2.3"
-    assert script.waits[0] < 0.4
-    assert 1 <= script.waits[1] < 1 + JITTER + 0.4
+    assert script.waits[1] >= 1
     lines = [record.getMessage() for record in caplog.records if record.name == "elbod_client"]
     assert len(lines) == 2
     assert lines[0] == "GET /version: retry 1 of 4 in 0.00 s: busy now"
@@ -62,7 +60,7 @@ def test_a_retry_sends_the_same_body_again_under_a_new_request_id() -> None:
 def test_a_connection_closed_without_an_answer_is_tried_again() -> None:
     with answering(Reply(0), VERSION) as script, Client(script.url) as client:
         assert client.version() == "1.2.3"
-    assert INITIAL_DELAY * (1 - JITTER) <= script.waits[0] <= INITIAL_DELAY + 0.4
+    assert script.waits[0] >= INITIAL_DELAY * (1 - JITTER)
 
 
 def test_an_answer_that_breaks_off_is_tried_again() -> None:
@@ -114,10 +112,12 @@ def test_what_a_proxy_says_of_a_lost_server_is_tried_again(status: int) -> None:
 def test_a_slow_answer_is_not_asked_for_twice() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        started = time.monotonic()
         with Client(url, timeout=0.2) as client, pytest.raises(ConnectionFailed, match="in time"):
             client.version()
-        assert time.monotonic() - started < 10
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_refused_connection_is_tried_again_then_named() -> None:

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import HANG
+
 CALLS = Path(__file__).parent / "typing" / "calls.py"
 
 
 def check(*command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=CALLS.parent, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", *command], cwd=CALLS.parent, capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -13,7 +13,6 @@ from elbod_store import ModelStore
 
 @pytest.fixture(scope="session")
 def runner() -> Runner:
-    torch.set_num_threads(1)
     return Runner(torch.device("cpu"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from elbod.engine.poller import Poller, delays
+from tests.support import HANG
 
 SERVERS, SECONDS = 1000, 20
 
@@ -62,9 +63,9 @@ def test_a_poller_looks_at_once_then_after_each_delay_and_stops_while_it_waits()
 
     poller = Poller(looks.release, waits())
     poller.start()
-    assert all(looks.acquire(timeout=10) for _ in range(3))
+    assert all(looks.acquire(timeout=HANG) for _ in range(3))
     assert poller.looked.is_set()
-    assert waiting.wait(10)
+    assert waiting.wait(HANG)
     poller.stop()
     assert not poller.is_alive()
     assert not looks.acquire(blocking=False)

@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 from sklearn.datasets import load_wine
 
 from elbod_store import ModelStore
-from tests.support import ELBOD, Server
+from tests.support import ELBOD, HANG, Server
 
 EXAMPLE = Path(__file__).parents[2] / "examples/factor_analysis"
 README = (EXAMPLE / "README.md").read_text()
@@ -40,7 +40,7 @@ def elbod(
     folder: Path, variables: dict[str, str], *arguments: str, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [ELBOD, *arguments], cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=120
+        [ELBOD, *arguments], cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=HANG
     )
     assert not check or done.returncode == 0, done.stderr
     return done

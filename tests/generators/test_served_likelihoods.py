@@ -29,15 +29,6 @@ def _rows(likelihood: str) -> np.ndarray:
     return share if likelihood == "continuous_bernoulli" else np.rint(4 * share).astype(np.uint8)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As the service runs, and afterwards as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=["categorical", "discretized_logistic_mixture", "continuous_bernoulli"])
 def resident(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Resident:
     """A model of two epochs, published by the worker and loaded as the service loads it."""

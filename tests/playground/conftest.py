@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from elbod_store import ModelStore
 from tests.playground.support import Visitor
-from tests.support import ELBOD, Server
+from tests.support import ELBOD, HANG, Server
 
 # Little training, but digits all the same, in three versions.
 _TRAINING = ["--set", "epochs=24", "--set", "kl_warmup_epochs=6", "--publish-every", "8"]
@@ -41,7 +41,7 @@ def digits_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     """A store of a digits model that was published three times while it learnt."""
     folder = tmp_path_factory.mktemp("digits") / "store"
     command = [ELBOD, "train", "--recipe", "digits", "--store", str(folder), *_TRAINING]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=HANG)
     return ModelStore.open(folder)
 
 

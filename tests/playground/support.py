@@ -3,7 +3,11 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
+
+from tests.support import HANG
+
+expect.set_options(timeout=HANG * 1000)
 
 # The browser's own words about an answer that is an error or never came, and about tests that look at pixels.
 _ITS_OWN = ("Failed to load resource", "willReadFrequently")
@@ -20,7 +24,7 @@ class Visitor:
     def __call__(self, url: str, fragment: str = "", *, width: int = 1280, **context: Any) -> Page:
         """The page at `url`/#fragment once it shows a model, in a context of its own."""
         opened = self._browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, **context)
-        opened.set_default_timeout(15_000)
+        opened.set_default_timeout(HANG * 1000)
         self._contexts.append(opened)
         origin = urlsplit(url).netloc
 

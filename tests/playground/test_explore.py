@@ -34,7 +34,7 @@ def test_the_pad_decodes_while_it_is_dragged_and_ends_where_the_finger_does(
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9, steps=30)
     page.mouse.up()
-    wait_for(lambda: int(pad.get_attribute("data-decoded") or 0) > decoded + 5, 30)
+    wait_for(lambda: int(pad.get_attribute("data-decoded") or 0) > decoded + 5)
     across, up = (int(select.input_value()) for select in page.locator(".padded select").all())
     sliders = page.locator(".padded input[type=range]")
     at = [float(sliders.nth(i).input_value()) for i in (0, 1)]

@@ -31,7 +31,7 @@ SCREENS = {
 SHOTS = Path(os.environ.get("ELBOD_PLAYGROUND_SHOTS", "playground-shots"))
 
 
-def test_it_is_light_and_paints_at_once(visit: Callable[..., Page], digits: str) -> None:
+def test_it_is_light(visit: Callable[..., Page], digits: str) -> None:
     page = visit(digits)
     await_samples(page)
     sizes = page.evaluate(
@@ -41,8 +41,6 @@ def test_it_is_light_and_paints_at_once(visit: Callable[..., Page], digits: str)
     )
     assert len(sizes) > 20
     assert sum(sizes) <= 300_000
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert painted <= 1000
 
 
 @pytest.mark.parametrize("screen", SCREENS)

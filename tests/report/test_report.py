@@ -19,7 +19,7 @@ from elbod.report.findings import Findings, find
 from elbod.report.page import page
 from elbod.settings import load_settings
 from elbod_store import ModelStore
-from tests.support import ELBOD
+from tests.support import ELBOD, HANG
 
 _VOID = {"meta", "img", "link", "br", "hr", "th", "td", "tr", "path", "use", "rect"}
 
@@ -102,7 +102,7 @@ def test_the_numbers_are_those_of_elbod_score(session: Session, tmp_path: Path) 
     np.save(tmp_path / "rows.npy", findings.x)
     flags = ["--num-samples", "4", "--importance-samples", "8", "--seed", "5", "--json"]
     command = [ELBOD, "score", "--model", "levels", "--data", "rows.npy", "--store", session.store.objects.url, *flags]
-    scored = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60).stdout)
+    scored = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=HANG).stdout)
     assert scored["elbo"] == findings.scores["elbo"].mean()
     assert scored["iwae"] == findings.scores["iwae"].mean()
 
@@ -181,7 +181,7 @@ def test_quantiles_of_students_t_are_those_of_the_tables(probability: float, fre
 
 
 def report(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([ELBOD, "report", *flags], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([ELBOD, "report", *flags], cwd=folder, capture_output=True, text=True, timeout=HANG)
 
 
 def test_the_command_writes_one_whole_page_in_place_of_an_older_one(served_store: ModelStore, tmp_path: Path) -> None:

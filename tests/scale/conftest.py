@@ -13,7 +13,7 @@ import pytest
 
 from elbod_store import ModelStore
 from tests.scale.nodes import Node
-from tests.support import ELBOD, call_elbod
+from tests.support import ELBOD, HANG, call_elbod
 
 Elbod = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,7 +25,7 @@ def elbod(served_store: ModelStore, tmp_path: Path) -> Elbod:
     def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         env = os.environ | {"COLUMNS": "200", "ELBOD_STORE": served_store.objects.url} | variables
         command = [str(ELBOD), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path, env=env)
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG, cwd=tmp_path, env=env)
 
     return run
 

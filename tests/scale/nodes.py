@@ -33,7 +33,7 @@ class Node:
         with self._log.open("wb") as log:
             env = os.environ | self.variables | dict(variables)
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
-        wait_for(lambda: "Ray runtime started" in self._log.read_text() or self.process.poll() is not None, 60)
+        wait_for(lambda: "Ray runtime started" in self._log.read_text() or self.process.poll() is not None)
         assert self.process.poll() is None, self._log.read_text()
 
     @property

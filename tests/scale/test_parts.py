@@ -161,7 +161,7 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
     command = (*SCORE, "--importance-samples", "512", "--data", "x.npy", "--part-rows", "20", "--json")
     process = start(*command, "--output", "killed")
     parts = tmp_path / "killed"
-    wait_for(lambda: parts.exists() and len(list(parts.glob("part-*.parquet"))) >= 3, 60)
+    wait_for(lambda: parts.exists() and len(list(parts.glob("part-*.parquet"))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
@@ -180,7 +180,7 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
 def test_ctrl_c_says_how_far_it_came(start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, rows: Any) -> None:
     np.save(tmp_path / "x.npy", rows)
     process = start(*SCORE, "--importance-samples", "4096", "--data", "x.npy", "--part-rows", "20", "--output", "parts")
-    wait_for(lambda: any((tmp_path / "parts").glob("part-*.parquet")), 60)
+    wait_for(lambda: any((tmp_path / "parts").glob("part-*.parquet")))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -238,7 +238,8 @@ def test_a_full_disk_ends_the_job_at_once_and_the_same_command_goes_on(elbod_her
         (disk / "ballast").write_bytes(bytes(900_000))
         began = time.monotonic()
         done = elbod_here(*command, "disk/parts")
-        assert time.monotonic() - began < 30
+        # It takes a few seconds, and S3 would have three minutes to come back.
+        assert time.monotonic() - began < 150
         assert done.returncode == 1
         assert "No space left" in done.stderr.splitlines()[-1]
         assert 0 < len(list((disk / "parts").glob("part-*.parquet"))) < 8

@@ -13,7 +13,7 @@ import pytest
 from elbod_store import ModelStore
 from tests.scale.conftest import Elbod
 from tests.scale.nodes import Node
-from tests.support import ELBOD, wait_for
+from tests.support import ELBOD, HANG, wait_for
 
 pytest.importorskip("ray", reason="needs Ray: make install-ray")
 
@@ -83,13 +83,13 @@ def test_every_row_is_there_once_though_a_worker_and_then_a_node_are_killed(
     def workers(node: Node) -> list[int]:
         return node.processes("ray::MapWorker")
 
-    wait_for(lambda: parts() >= 2 and bool(workers(head)) and bool(workers(second)), 90)
+    wait_for(lambda: parts() >= 2 and bool(workers(head)) and bool(workers(second)))
     os.kill(workers(head)[0], signal.SIGKILL)
     before = parts()
-    wait_for(lambda: parts() > before, 60)
+    wait_for(lambda: parts() > before)
     second.kill(signal.SIGKILL)
     assert parts() < 35
-    assert job.wait(150) == 0, (tmp_path / "log").read_text()
+    assert job.wait(HANG) == 0, (tmp_path / "log").read_text()
 
     assert elbod(*LONG, "--output", "alone").returncode == 0
     assert len(files(tmp_path / "alone")) == 36

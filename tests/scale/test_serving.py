@@ -72,7 +72,7 @@ class RayServer:
         ]
         with (folder / "out").open("w") as out, self.errors.open("w") as errors:
             self.process = subprocess.Popen(command, env=os.environ | head.variables, stdout=out, stderr=errors)
-        wait_for(lambda: " on http" in (folder / "out").read_text() or self.process.poll() is not None, 90)
+        wait_for(lambda: " on http" in (folder / "out").read_text() or self.process.poll() is not None)
         assert self.process.poll() is None, self.errors.read_text()
         self.url = (folder / "out").read_text().split()[-1]
 
@@ -122,7 +122,7 @@ def test_a_replica_killed_under_load_costs_no_row_and_is_replaced(
         answers = list(pool.map(score, range(80)))
 
     assert answers == [expected] * 80
-    wait_for(lambda: len(ray_server.replicas()) == 2 and killed not in ray_server.replicas(), 60)
+    wait_for(lambda: len(ray_server.replicas()) == 2 and killed not in ray_server.replicas())
 
 
 @pytest.mark.slow
@@ -138,10 +138,10 @@ def test_metrics_are_of_all_replicas(ray_server: RayServer) -> None:
     x = [[[0] * 8] * 8] * 5
     for _ in range(10):
         httpx.post(f"{ray_server.url}/encode", json={"x": x, "model": "levels"}, timeout=60).raise_for_status()
-    wait_for(lambda: rows() == before + 50, 10)
+    wait_for(lambda: rows() == before + 50)
     # One was killed before: what it held counts for a while, and who came in its place begins with a model to load.
-    wait_for(lambda: [sample.value for sample in families()["elbod_workers"].samples] == [2], 60)
-    wait_for(lambda: len(families()["elbod_resident_memory_bytes"].samples) == 2, 60)
+    wait_for(lambda: [sample.value for sample in families()["elbod_workers"].samples] == [2])
+    wait_for(lambda: len(families()["elbod_resident_memory_bytes"].samples) == 2)
 
 
 @pytest.mark.slow

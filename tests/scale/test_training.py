@@ -11,7 +11,7 @@ import pytest
 
 from elbod_store import Manifest, ModelStore
 from tests.scale.nodes import Node
-from tests.support import ELBOD, wait_for
+from tests.support import ELBOD, HANG, wait_for
 
 pytest.importorskip("ray", reason="needs Ray: make install-ray")
 
@@ -48,7 +48,7 @@ def test_ray_trains_the_version_of_torchrun_though_a_worker_is_killed(head: Node
         [*launch, "--store", str(tmp_path / "torchrun")],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=HANG,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -56,9 +56,9 @@ def test_ray_trains_the_version_of_torchrun_though_a_worker_is_killed(head: Node
 
     job, log = on_ray(head, tmp_path), tmp_path / "log"
     states = tmp_path / "store" / "runs"
-    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 3, 90)
+    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 3)
     os.kill(head.processes("ray::RayTrainWorker")[0], signal.SIGKILL)
-    assert job.wait(120) == 0, log.read_text()
+    assert job.wait(HANG) == 0, log.read_text()
     assert "resumed from step" in log.read_text()
     found = only_version(tmp_path / "store")
     assert found.digest == expected.digest
@@ -67,7 +67,7 @@ def test_ray_trains_the_version_of_torchrun_though_a_worker_is_killed(head: Node
 
 def test_what_is_wrong_with_a_recipe_is_one_line(head: Node, tmp_path: Path) -> None:
     job = on_ray(head, tmp_path, "--set", "activation=magic")
-    assert job.wait(120) == 1
+    assert job.wait(HANG) == 1
     said = (tmp_path / "log").read_text()
     assert [line for line in said.splitlines() if line.startswith("elbod: ")][-1].count("magic") == 1
     assert "Traceback" not in said
@@ -76,14 +76,14 @@ def test_what_is_wrong_with_a_recipe_is_one_line(head: Node, tmp_path: Path) -> 
 def test_ctrl_c_says_how_to_go_on(head: Node, tmp_path: Path) -> None:
     job, log = on_ray(head, tmp_path, "--set", "epochs=100000"), tmp_path / "log"
     states = tmp_path / "store" / "runs"
-    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 2, 90)
+    wait_for(lambda: job.poll() is not None or len(list(states.glob("*/*.json"))) >= 2)
     job.send_signal(signal.SIGINT)
     assert job.wait(60) == 130, log.read_text()
     run = next(states.iterdir()).name
     assert (
         f"interrupted: `elbod train --engine ray --resume {run}` goes on from the newest saved state" in log.read_text()
     )
-    wait_for(lambda: not head.processes("ray::RayTrainWorker"), 60)
+    wait_for(lambda: not head.processes("ray::RayTrainWorker"))
 
 
 def test_more_processes_than_cores_are_refused(head: Node, tmp_path: Path) -> None:

@@ -2,17 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from elbod.training import recipes
 from elbod.training.recipes import Recipe
 from elbod_store import ModelStore
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """As the worker does it: tiny networks on several threads wait for each other most of the time."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elbod_store import ModelStore, UnknownModel
-from tests.support import ELBOD, wait_for
+from tests.support import ELBOD, HANG, wait_for
 
 TRAIN = """
 import typer
@@ -34,7 +34,7 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_a_recipe_is_trained_and_published_under_an_alias(tmp_path):
     with start(tmp_path, "--recipe", "digits", "--epochs", "2", "--alias", "production", *SMALL) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=HANG)
 
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "digits@1 is now digits@production"
@@ -111,7 +111,7 @@ def test_a_second_worker_of_a_run_takes_it_over_and_the_first_stops_with_one_lin
             assert run_id(second) == run
             _, err = first.communicate(timeout=60)
             before = store.run(run).number
-            wait_for(lambda: store.run(run).number > before, 30)
+            wait_for(lambda: store.run(run).number > before)
             second.send_signal(signal.SIGTERM)
             assert second.wait(60) == 143
 
@@ -122,7 +122,7 @@ def test_a_second_worker_of_a_run_takes_it_over_and_the_first_stops_with_one_lin
 def test_resume_without_a_run_looks_for_one_of_the_same_training(tmp_path):
     command = [ELBOD, "train", "--store", str(tmp_path / "store"), "--resume", "--recipe", "digits", "--epochs", "1"]
 
-    done = subprocess.run([*command, *SMALL], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *SMALL], capture_output=True, text=True, timeout=HANG)
 
     assert done.returncode == 0, done.stderr
     assert "no unfinished run of digits by this recipe on these data: a new one begins" in done.stdout

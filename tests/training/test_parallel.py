@@ -13,7 +13,7 @@ from safetensors.torch import load as load_safetensors
 from elbod.training import recipes
 from elbod.training.worker import run_training
 from elbod_store import Manifest, ModelStore
-from tests.support import ELBOD
+from tests.support import ELBOD, HANG
 
 TRAINER = Path(__file__).with_name("trainer.py")
 SETTINGS = ("hidden=16", "latent_dim=2", "dropout=0", "epochs=3", "batch_size=63", "importance_epochs=1")
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def two(program: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [*LAUNCH, str(program), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=HANG, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
 
 
@@ -71,7 +71,7 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_with_two_to_the_same_vers
     killed = two(TRAINER, store.objects.url, "0.05", "new", "save:entry", "3")
     (run,) = store.runs()
     alone = subprocess.run(
-        [sys.executable, str(TRAINER), store.objects.url, "0", run], capture_output=True, text=True, timeout=120
+        [sys.executable, str(TRAINER), store.objects.url, "0", run], capture_output=True, text=True, timeout=HANG
     )
     done = two(TRAINER, store.objects.url, "0", run)
 

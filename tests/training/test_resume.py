@@ -1,9 +1,9 @@
 """A run that is killed goes on to the weights that it would have had, and publishes nothing twice."""
 
+import multiprocessing
 import random
-import subprocess
-import sys
 import threading
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from elbod.training.recipes import Recipe
 from elbod.training.state import State
 from elbod.training.worker import run_training
 from elbod_store import ModelStore, RunDraft, Unavailable, UnknownRun
-from tests.support import wait_for
+from tests.support import HANG, wait_for
+from tests.training import trainer
 
 
 class Notes(Listener):
@@ -28,20 +29,27 @@ class Notes(Listener):
         self.note = lines.append
 
 
-TRAINER = Path(__file__).with_name("trainer.py")
 SIGKILL = -9
 EVERY_EPOCH, OFTEN = "0", "0.01"  # seconds between states
 
 
-def trainer(store: ModelStore, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(TRAINER), store.objects.url, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+# Trainers are forked from a process with these loaded, which takes five times as long as what they train.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([trainer.__name__, "torch._dynamo"])
 
 
-def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == code, output
-    return output
+def start(store: ModelStore, output: Path, *arguments: str) -> ForkServerProcess:
+    process = FORKS.Process(target=trainer.run, args=(str(output), store.objects.url, *arguments))
+    process.start()
+    return process
+
+
+def finish(store: ModelStore, output: Path, *arguments: str, code: int = 0) -> str:
+    """What a trainer prints that ends with this code."""
+    process = start(store, output, *arguments)
+    process.join(HANG)
+    assert process.exitcode == code, output.read_text()
+    return output.read_text()
 
 
 def contents(store: ModelStore) -> list[tuple[object, ...]]:
@@ -54,13 +62,14 @@ def contents(store: ModelStore) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, ...]]:
-    store = ModelStore.open(tmp_path_factory.mktemp("uninterrupted"))
-    finish(trainer(store, "600"))
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    store = ModelStore.open(folder / "store")
+    finish(store, folder / "output", "600")
     return contents(store)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_kind_of_step_ends_with_the_same_versions_each_once(store, uninterrupted):
+def test_a_run_killed_at_every_kind_of_step_ends_with_the_same_versions_each_once(store, tmp_path, uninterrupted):
     kills = [
         ("save:blobs", 1),  # the state is written, nobody names it
         ("save:entry", 2),
@@ -73,9 +82,10 @@ def test_a_run_killed_at_every_kind_of_step_ends_with_the_same_versions_each_onc
     ]
     for step, nth in kills:
         known = store.runs()
-        finish(trainer(store, EVERY_EPOCH, known[0] if known else "new", step, str(nth)), SIGKILL)
+        run = known[0] if known else "new"
+        finish(store, tmp_path / "output", EVERY_EPOCH, run, step, str(nth), code=SIGKILL)
     (run,) = store.runs()
-    output = finish(trainer(store, EVERY_EPOCH, run))
+    output = finish(store, tmp_path / "output", EVERY_EPOCH, run)
 
     assert contents(store) == uninterrupted
     assert "was published before the run was interrupted" in output
@@ -86,29 +96,30 @@ def test_a_run_killed_at_every_kind_of_step_ends_with_the_same_versions_each_onc
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_in_the_middle_of_an_epoch(store, uninterrupted):
+def test_a_run_killed_at_any_moment_goes_on_in_the_middle_of_an_epoch(store, tmp_path, uninterrupted):
     chance, places = random.Random(0), []
-    finish(trainer(store, OFTEN, "new", "save:entry", "2"), SIGKILL)
+    finish(store, tmp_path / "output", OFTEN, "new", "save:entry", "2", code=SIGKILL)
     (run,) = store.runs()
     for _ in range(5):
         before = store.run(run)
-        with trainer(store, OFTEN, "newest") as process:
-            wait_for(lambda before=before: store.run(run).number > before.number + 2, 60)
-            threading.Event().wait(chance.uniform(0, 0.1))
-            process.kill()
+        process = start(store, tmp_path / "output", OFTEN, "newest")
+        wait_for(lambda before=before: (now := store.run(run)).number > before.number + 2 or now.finished)
+        threading.Event().wait(chance.uniform(0, 0.1))
+        process.kill()
+        process.join()
         places.append(store.run(run).step)
         if store.run(run).finished:
             break
     if not store.run(run).finished:
-        finish(trainer(store, OFTEN, run))
+        finish(store, tmp_path / "output", OFTEN, run)
 
     assert contents(store) == uninterrupted
     assert any(step % 18 for step in places), places
     assert store.run(run).finished
 
 
-def test_a_state_that_is_saved_leaves_the_one_before_to_be_collected(store):
-    finish(trainer(store, EVERY_EPOCH, "new", "save:confirm", "3"), SIGKILL)
+def test_a_state_that_is_saved_leaves_the_one_before_to_be_collected(store, tmp_path):
+    finish(store, tmp_path / "output", EVERY_EPOCH, "new", "save:confirm", "3", code=SIGKILL)
     (run,) = store.runs()
 
     entry = store.run(run)

@@ -41,7 +41,7 @@ class Watcher:
             assert self.process.poll() is None, self.log.read_text()
             return self.log.read_text().count(text) >= times
 
-        wait_for(said, 60)
+        wait_for(said)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ RUN is a run to resume, `new`, or `newest`; STEP is what `run_training` tells `o
 import os
 import signal
 import sys
+from pathlib import Path
 
 from elbod.training import recipes
 from elbod.training.progress import console_listener
@@ -39,6 +40,14 @@ def main(store: str, save_every: str, run: str = "new", step: str = "", nth: str
         progress=console_listener(),
         on_step=on_step,
     )
+
+
+def run(output: str, *arguments: str) -> None:
+    """`main`, what it prints in a file."""
+    with Path(output).open("w") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    main(*arguments)
 
 
 if __name__ == "__main__":
