@@ -17,16 +17,27 @@ class Relay:
         self.port = 0
         # While true nothing is passed on, in either direction.
         self.held = False
-        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.wait()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._accept, HOST, 0))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._accept, HOST, 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        self._loop.run_forever()
+        await self._stopping.wait()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for target in list(self.targets):
@@ -34,7 +45,8 @@ class Relay:
                 other_reader, other_writer = await asyncio.open_connection(HOST, target)
             except OSError:
                 continue
-            await asyncio.gather(self._pass(reader, other_writer), self._pass(other_reader, writer))
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(self._pass(reader, other_writer), self._pass(other_reader, writer))
             return
         writer.close()
 
@@ -51,10 +63,8 @@ class Relay:
 @contextmanager
 def relaying(*targets: int) -> Iterator[Relay]:
     relay = Relay(list(targets))
-    relay._thread.start()
-    relay._ready.wait()
+    relay.start()
     try:
         yield relay
     finally:
-        relay._loop.call_soon_threadsafe(relay._loop.stop)
-        relay._thread.join()
+        relay.stop()
