@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import select
 import signal
 import subprocess
 import sys
@@ -36,7 +35,7 @@ import workload
 from elbod.generators import checkpoint
 from elbod_store import Draft, ModelStore
 from load import Answer, Clock, Request, evenly, percentile, run
-from processes import resident, serve, workers
+from processes import pipe_read_until, resident, serve, workers
 from relay import Relay, relaying
 from report import number, table
 from servers import NotStarted, Server
@@ -145,24 +144,10 @@ def plain(store: Path) -> Iterator[Scene]:
 @contextmanager
 def with_stalled_log(store: Path) -> Iterator[Scene]:
     """Its stderr is a pipe that somebody reads until the attack begins."""
-    reader, writer = os.pipe()
     stalled = threading.Event()
-
-    def drain() -> None:
-        while not stalled.is_set():
-            if select.select([reader], [], [], 0.1)[0]:
-                os.read(reader, 65_536)
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    try:
-        with serve(store, "--workers", "1", "--model", workload.NAME, stderr=writer) as server:
-            yield Scene(server, worsen=stalled.set)
-    finally:
-        stalled.set()
-        thread.join()
-        os.close(reader)
-        os.close(writer)
+    flags = ("--workers", "1", "--model", workload.NAME)
+    with pipe_read_until(stalled) as writer, serve(store, *flags, stderr=writer) as server:
+        yield Scene(server, worsen=stalled.set)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import sys
 import tempfile
 import threading
@@ -14,6 +15,14 @@ import servers
 from load import Request
 from servers import Kind, NotStarted, Place, Server
 
+# The command has no flag for it: two workers, and flags and variables as by default.
+_WITH_SILENCE = """
+import sys
+from elbod.settings import load_settings
+from elbod.supervisor import supervise
+settings = load_settings(store=sys.argv[1], port=int(sys.argv[2]), workers=2)
+raise SystemExit(supervise(settings, announce=lambda url: None, silence=float(sys.argv[3])))
+"""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -25,10 +34,16 @@ def serve(
     variables: Mapping[str, str] | None = None,
     stderr: int | None = None,
     prefix: tuple[str, ...] = (),
+    silence: float | None = None,
 ) -> Iterator[Server]:
-    """`elbod serve` of that store, ready; `prefix` are words before the command. Raises NotStarted."""
+    """`elbod serve` of that store, ready; `prefix` are words before the command. Raises NotStarted.
+
+    silence: seconds after which a worker that does not answer its supervisor is replaced, where not a minute.
+    """
 
     def command(place: Place) -> list[str]:
+        if silence is not None:
+            return [str(place.python), "-c", _WITH_SILENCE, str(store), str(place.port), str(silence)]
         elbod = str(place.python.with_name("elbod"))
         return [*prefix, elbod, "serve", "--store", str(store), "--port", str(place.port), *flags]
 
@@ -38,6 +53,30 @@ def serve(
         with Server("elbod", kind, place, variables, stderr) as server:
             server.wait_until(Request("/readyz"))
             yield server
+
+
+@contextmanager
+def pipe_read_until(stalled: threading.Event) -> Iterator[int]:
+    """The writing end of a pipe that somebody reads whenever `stalled` is not set."""
+    reader, writer = os.pipe()
+    over = threading.Event()
+
+    def drain() -> None:
+        while not over.is_set():
+            if stalled.is_set():
+                over.wait(0.05)
+            elif select.select([reader], [], [], 0.1)[0]:
+                os.read(reader, 65_536)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        yield writer
+    finally:
+        over.set()
+        thread.join()
+        os.close(reader)
+        os.close(writer)
 
 
 def workers(supervisor: int) -> list[int]:
