@@ -174,7 +174,7 @@ def _refuses(folder: Path, files: int) -> str:
     command = ["prlimit", f"--nofile={files}", str(Path(sys.executable).with_name("elbod")), "serve", "--port", "0"]
     try:
         done = subprocess.run(
-            [*command, "--store", str(folder / "store"), *PAIR], capture_output=True, text=True, timeout=20
+            [*command, "--store", str(folder / "store"), *PAIR], capture_output=True, text=True, timeout=30
         )
     except subprocess.TimeoutExpired:
         return "starts"

@@ -17,7 +17,7 @@ from elbod_client._results import Scores
 from elbod_store import ModelStore
 from tests.support import Server, wait_for
 
-CALLERS, KILLS = 12, 3
+CALLERS, KILLS = 12, 2
 
 
 def workers(parent: int) -> list[int]:
