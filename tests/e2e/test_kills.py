@@ -6,43 +6,26 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from elbod_client import AsyncClient, Client
-from elbod_client._results import Scores
+from elbod_client import AsyncClient, Client, Scores
 from elbod_store import ModelStore
-from tests.support import Server, wait_for
+from tests.support import Server, starts, wait_for, workers
 
 CALLERS, KILLS = 12, 2
-
-
-def workers(parent: int) -> list[int]:
-    """The worker processes of a supervisor, the oldest first."""
-    found = []
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        # One that has just ended has no command any more.
-        command = Path(f"/proc/{pid}/cmdline")
-        if command.exists() and b"spawn_main" in command.read_bytes():
-            found.append(int(pid))
-    return sorted(found)
-
-
-def started(server: Server) -> int:
-    return server.log.read_text().count("Started server process")
 
 
 def kill_again_and_again(server: Server, workers_at_once: int, stop: threading.Event) -> None:
     """Kill workers, each time when those before them have been replaced; then tell the callers to stop."""
     try:
         for _ in range(KILLS):
-            before = started(server)
-            for pid in workers(server.process.pid)[-workers_at_once:]:
+            before = starts(server)
+            for pid in sorted(workers(server.process.pid))[-workers_at_once:]:
                 os.kill(pid, signal.SIGKILL)
-            wait_for(lambda before=before: started(server) >= before + workers_at_once, 100)  # type: ignore[misc]
+            wait_for(lambda before=before: starts(server) >= before + workers_at_once, 100)  # type: ignore[misc]
     finally:
         stop.set()
 
@@ -50,7 +33,7 @@ def kill_again_and_again(server: Server, workers_at_once: int, stop: threading.E
 @pytest.fixture
 def pair(served_store: ModelStore, start_server: Callable[..., Server]) -> Server:
     server = start_server(served_store.objects.url, "--model", "levels", "--workers", "2")
-    wait_for(lambda: started(server) == 2, 100)
+    wait_for(lambda: starts(server) == 2, 100)
     return server
 
 
