@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ import attackers
 import servers
 import workload
 from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint
 from elbod_store import Draft, ModelStore
 from load import Answer, Clock, Request, evenly, percentile, run
 from processes import pipe_read_until, resident, serve, workers
@@ -115,7 +117,7 @@ async def probe(port: int, seconds: float) -> Probed:
     return Probed(health, row)
 
 
-async def under(scene: Scene, name: str, seconds: float) -> tuple[Probed, Probed, dict[str, int]]:
+async def under(scene: Scene, name: str, seconds: float) -> tuple[Probed, Probed, dict[str, Any]]:
     """What was felt in quiet and under attack, and what the attacker says."""
     over = False
     watching = asyncio.create_task(scene.watch(lambda: over))
@@ -190,7 +192,7 @@ def publish(url: str | Path) -> None:
     """The model that is asked, and a small one that nobody has loaded."""
     store = ModelStore.open(url)
     store.publish(workload.draft())
-    blueprint = checkpoint.Blueprint(
+    blueprint = Blueprint(
         family="vae",
         spec={"latent_dim": 2, "hidden": [4]},
         likelihood="bernoulli",
@@ -234,7 +236,7 @@ def measure(name: str, store: Path, seconds: float) -> tuple[list[str], bool]:
     notes = [note for note in (scene.ended, died, f"**missed: {', '.join(missed)}**" if missed else "met") if note]
     row = [
         name,
-        f"{said['sent']:,} / {said['answered']:,} {_statuses(said)}".strip(),
+        f"{said['sent']:,} / {said['answered']:,} {_statuses(said['statuses'])}".strip(),
         f"{1e3 * loud.p99():.1f} ({1e3 * quiet.p99():.1f})",
         f"{1e3 * loud.median():.1f} ({1e3 * quiet.median():.1f})",
         number(slowdown),
@@ -247,9 +249,7 @@ def measure(name: str, store: Path, seconds: float) -> tuple[list[str], bool]:
     return row, not missed
 
 
-def _statuses(said: dict[str, object]) -> str:
-    found = said["statuses"]
-    assert isinstance(found, dict)
+def _statuses(found: dict[str, int]) -> str:
     return f"({', '.join(f'{count} x {status}' for status, count in sorted(found.items()))})" if found else ""
 
 
