@@ -15,17 +15,19 @@ from elbod_client import AsyncClient, Client, Scores
 from elbod_store import ModelStore
 from tests.support import Server, starts, wait_for, workers
 
-CALLERS, KILLS = 12, 2
+CALLERS = 12
+# How many of the two workers are killed at a time.
+KILLS = (1, 1, 2)
 
 
-def kill_again_and_again(server: Server, workers_at_once: int, stop: threading.Event) -> None:
+def kill_again_and_again(server: Server, stop: threading.Event) -> None:
     """Kill workers, each time when those before them have been replaced; then tell the callers to stop."""
     try:
-        for _ in range(KILLS):
+        for count in KILLS:
             before = starts(server)
-            for pid in sorted(workers(server.process.pid))[-workers_at_once:]:
+            for pid in sorted(workers(server.process.pid))[-count:]:
                 os.kill(pid, signal.SIGKILL)
-            wait_for(lambda before=before: starts(server) >= before + workers_at_once, 100)  # type: ignore[misc]
+            wait_for(lambda wanted=before + count: starts(server) >= wanted, 100)  # type: ignore[misc]
     finally:
         stop.set()
 
@@ -42,10 +44,8 @@ def differing(answers: list[Scores], expected: Scores) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers_at_once", [1, 2], ids=["one of two", "both"])
-def test_the_client_loses_no_answer_when_workers_are_killed(
-    pair: Server, levels_rows: Any, workers_at_once: int
-) -> None:
+@pytest.mark.timeout(600)
+def test_the_client_loses_no_answer_when_workers_are_killed(pair: Server, levels_rows: Any) -> None:
     rows, stop = np.tile(levels_rows, (5, 1, 1)), threading.Event()
     with Client(pair.url, timeout=60, chunk_rows=60) as client, ThreadPoolExecutor(CALLERS + 1) as pool:
 
@@ -56,7 +56,7 @@ def test_the_client_loses_no_answer_when_workers_are_killed(
             return answers
 
         expected = client.elbo(rows, num_samples=20, seed=1)
-        killing = pool.submit(kill_again_and_again, pair, workers_at_once, stop)
+        killing = pool.submit(kill_again_and_again, pair, stop)
         answers = [answer for each in pool.map(keep_asking, range(CALLERS)) for answer in each]
         killing.result()
     assert len(answers) >= CALLERS
@@ -64,10 +64,8 @@ def test_the_client_loses_no_answer_when_workers_are_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers_at_once", [1, 2], ids=["one of two", "both"])
-def test_the_asyncio_client_loses_no_answer_when_workers_are_killed(
-    pair: Server, levels_rows: Any, workers_at_once: int
-) -> None:
+@pytest.mark.timeout(600)
+def test_the_asyncio_client_loses_no_answer_when_workers_are_killed(pair: Server, levels_rows: Any) -> None:
     rows, stop = np.tile(levels_rows, (5, 1, 1)), threading.Event()
 
     async def ask_all() -> tuple[Scores, list[Scores]]:
@@ -81,7 +79,7 @@ def test_the_asyncio_client_loses_no_answer_when_workers_are_killed(
 
             expected = await client.elbo(rows, num_samples=20, seed=1)
             async with asyncio.TaskGroup() as group:
-                group.create_task(asyncio.to_thread(kill_again_and_again, pair, workers_at_once, stop))
+                group.create_task(asyncio.to_thread(kill_again_and_again, pair, stop))
                 asking = [group.create_task(keep_asking()) for _ in range(CALLERS)]
             return expected, [answer for task in asking for answer in task.result()]
 
