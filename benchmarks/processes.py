@@ -1,6 +1,7 @@
 """elbod with some flags and variables, and what /proc says of its processes."""
 
 import contextlib
+import fcntl
 import os
 import select
 import sys
@@ -57,8 +58,9 @@ def serve(
 
 @contextmanager
 def pipe_read_until(stalled: threading.Event) -> Iterator[int]:
-    """The writing end of a pipe that somebody reads whenever `stalled` is not set."""
+    """The writing end of a pipe that somebody reads whenever `stalled` is not set; few lines fill it."""
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     over = threading.Event()
 
     def drain() -> None:
