@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary attacks soak faults clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -106,6 +106,19 @@ mutations: install-dev
 adversary: install-dev
 	ELBOD_ADVERSARY_REQUESTS=500 ELBOD_OVERLOAD_SECONDS=60 ELBOD_TINY_REQUESTS=100000 $(BIN)/pytest \
 	  --override-ini=timeout=3600 tests/e2e/test_adversary.py tests/api/test_hostile.py
+
+# What other callers feel while one of them attacks, in five minutes.
+attacks: install-dev
+	$(BIN)/python benchmarks/attacks.py
+
+# Everything at once, with swaps and kills, for half an hour: no answer lost, none wrong, no memory leaked.
+SOAK_SECONDS ?= 1800
+soak: install-dev
+	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_SECONDS)
+
+# What callers see of each fault, in six minutes; some need root or faketime, and say so.
+faults: install-dev
+	$(BIN)/python benchmarks/faults.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

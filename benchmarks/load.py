@@ -145,14 +145,19 @@ class Clock:
     request: Request
     # Seconds from one request to the next, without end.
     gaps: Iterator[float]
+    # Seconds after which an answer is given up, with status 0; None waits for ever.
+    patience: float | None = None
+    # Whether connections are kept for the next request.
+    keep: bool = True
     answers: list[Answer] = field(default_factory=list)
     _idle: deque["Connection"] = field(default_factory=deque)
 
     async def run(self, until: Callable[[], bool]) -> list[Answer]:
         """Sends until the condition holds and waits for the last answers."""
         waiting: set[asyncio.Task[None]] = set()
-        # Connections are made ahead: callers keep theirs alive.
-        self._idle.extend([await Connection.open(self.port) for _ in range(32)])
+        if self.keep:
+            # Connections are made ahead: callers keep theirs alive.
+            self._idle.extend([await Connection.open(self.port) for _ in range(32)])
         due = time.perf_counter()
         while not until():
             due += next(self.gaps)
@@ -168,11 +173,27 @@ class Clock:
 
     async def _ask(self, due: float) -> None:
         status, body = 0, b""
+        # A time that is up is an OSError, too.
         with suppress(OSError):
-            connection = self._idle.popleft() if self._idle else await Connection.open(self.port)
-            status, body = await connection.ask(self.request.raw)
-            self._idle.append(connection)
+            async with asyncio.timeout(self.patience):
+                status, body = await self._answer()
         self.answers.append(Answer(due, time.perf_counter() - due, status, body))
+
+    async def _answer(self) -> tuple[int, bytes]:
+        # The oldest first: a server closes those that are idle for long.
+        while self._idle and self._idle[0].closed:
+            self._idle.popleft()
+        connection = self._idle.popleft() if self._idle else await Connection.open(self.port)
+        try:
+            answer = await connection.ask(self.request.raw)
+        except BaseException:
+            connection.close()
+            raise
+        if self.keep:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answer
 
 
 def paced(port: int, request: Request, gaps: Iterator[float], seconds: float) -> list[Answer]:
@@ -279,11 +300,15 @@ class Connection(asyncio.Protocol):
     async def ask(self, raw: bytes) -> tuple[int, bytes]:
         """Status and body. Raises OSError."""
         assert self._transport is not None
-        if self._transport.is_closing():
+        if self.closed:
             raise ConnectionResetError("the server closed the connection")
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(raw)
         return await self._waiting
+
+    @property
+    def closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -316,7 +341,7 @@ class RawConnection:
         self.close()
 
 
-def ask(port: int, request: Request) -> tuple[int, bytes]:
+def ask(port: int, request: Request, timeout: float = 300) -> tuple[int, bytes]:
     """On a connection of its own. Raises OSError."""
-    with RawConnection(port) as connection:
+    with RawConnection(port, timeout) as connection:
         return connection.ask(request.raw)

@@ -151,7 +151,9 @@ def versions(python: Path, packages: list[str]) -> str:
 class Server:
     """A running server that has answered a request; the end of the `with` ends all of its processes."""
 
-    def __init__(self, name: str, kind: Kind, place: Place, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, kind: Kind, place: Place, variables: Mapping[str, str] | None = None, stderr: int | None = None
+    ) -> None:
         self.kind, self.port = kind, place.port
         self._log = place.folder / "log.txt"
         environment = os.environ | {
@@ -170,7 +172,7 @@ class Server:
             self._process = subprocess.Popen(
                 kind.command(place),
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env=environment,
                 cwd=place.folder,
                 start_new_session=True,
@@ -183,10 +185,31 @@ class Server:
             if self._process.poll() is not None:
                 raise NotStarted(f"exit code {self._process.returncode}: {_last_line(self._log.read_text())}")
             with contextlib.suppress(OSError):
-                if ask(self.port, request)[0] == 200:
+                if ask(self.port, request, max(0.1, end - time.monotonic()))[0] == 200:
                     return
             time.sleep(0.01)
         raise NotStarted(f"no answer in {seconds:.0f} s: {_last_line(self._log.read_text())}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def end(self, how: signal.Signals, seconds: float = 60) -> float:
+        """Seconds from the signal to the process's end, or all that it was given."""
+        since = time.monotonic()
+        self._process.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return time.monotonic() - since
 
     def resident_bytes(self) -> int:
         """Of all its processes together, shared pages counted in each."""

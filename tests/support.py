@@ -185,6 +185,25 @@ class Server:
             return self.process.wait(HANG)
 
 
+def workers(parent: int) -> set[int]:
+    """The worker processes of a supervisor, from /proc."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            status = path.read_text().rpartition(")")[2].split()
+            command = path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status[1]) == parent and status[0] != "Z" and b"spawn_main" in command:
+            found.add(int(path.parent.name))
+    return found
+
+
+def starts(server: Server) -> int:
+    """How many workers have begun to serve."""
+    return server.log.read_text().count("Started server process")
+
+
 def issue_key(path: Path, *scopes: keys.Scope, name: str = "ada") -> tuple[str, str]:
     """(id, key) of a new key in that file."""
     key, text = keys.generate(name, scopes)

@@ -51,8 +51,9 @@ class Client:
     model: reference of calls that name none: `name`, `name@alias` or `name@version`; None is the server's default.
     api_key: default `ELBOD_API_KEY`.
     timeout: seconds that one attempt may take, None for no limit. The server hears it and drops the work then.
-    max_retries: further attempts after 429, 503 and connections that fail, with growing pauses or as the server's
-        `Retry-After` asks. Each is logged at INFO on the logger `elbod_client`.
+    max_retries: further attempts after 429, 503 and connections that fail or break, with growing pauses or as the
+        server's `Retry-After` asks; the default bridges 5.6 s at least. Not after `timeout`. Each is logged at INFO
+        on the logger `elbod_client`.
     chunk_rows: rows of one request; by default some thousand, fewer of large rows and of many draws. What is longer is
         sent as several requests, `concurrency` of them at a time, and comes back as one result with the same bytes. The
         first one resolves the model, and all others name the version that it found.
