@@ -3,11 +3,12 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary clean
+.PHONY: install install-dev install-ray demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary fuzz clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -101,6 +102,11 @@ mutations: install-dev
 adversary: install-dev
 	ELBOD_ADVERSARY_SECONDS=300 ELBOD_OVERLOAD_SECONDS=60 ELBOD_TINY_REQUESTS=100000 $(BIN)/pytest \
 	  --override-ini=timeout=3600 tests/e2e/test_adversary.py tests/api/test_hostile.py
+
+# Generated and hostile input: requests made of the OpenAPI document, bodies, raw sockets, versions, import folders. The
+# first line of output has the seed; ELBOD_FUZZ_SEED repeats a run.
+fuzz: install-dev
+	ELBOD_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -s --override-ini=timeout=3600 tests/fuzz
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,18 +1,13 @@
 """What a server sends is what its OpenAPI document says: status, media type, headers and body."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
-import numpy as np
 import pytest
-from safetensors.numpy import save
 
-from elbod_store import ModelStore
-from tests.support import BITS, LABELS, LEVELS, LINEAR, Server, bearer, draft, issue_key, publish
+from tests.support import Server, bearer, issue_key, publish_kinds
 
 PROBLEM = "application/problem+json"
 ROWS = [[[1] * 8] * 8]
@@ -20,24 +15,12 @@ ROWS = [[[1] * 8] * 8]
 Document = dict[str, Any]
 
 
-def published(folder: Path) -> ModelStore:
-    """Models of each kind of row, and `rows`, which is there for its reference rows and calibration scores."""
-    store = ModelStore.open(folder)
-    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR), ("labels", LABELS)):
-        publish(store, name, blueprint)
-    publish(store, "labels", LABELS, seed=1)
-    reference = save({"x": np.ones((2, 8, 8), np.uint8), "elbo": np.array([-1.0, np.nan])})
-    calibration = save({f"elbo_{count}": np.linspace(-90, -80, 20) for count in (1, 16)})
-    store.publish(replace(draft("rows", LEVELS), reference=reference, calibration=calibration))
-    return store
-
-
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Document]]:
     """A server with keys and `--admin`, and its document; the client has a key of both scopes."""
     folder = tmp_path_factory.mktemp("documented")
     keys = folder / "keys.json"
-    store = published(folder / "store")
+    store = publish_kinds(folder / "store")
     _, key = issue_key(keys, "infer", "admin")
     flags = ("--model", "levels", "--admin", "--keys-file", str(keys))
     server = Server(store.objects.url, folder / "log", *flags, ELBOD_MAX_ROWS="7", ELBOD_MAX_NUM_SAMPLES="5")

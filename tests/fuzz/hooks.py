@@ -17,7 +17,7 @@ import schemathesis
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-# The models of `tests/fuzz/conftest.py`: shape of a row, number of latents.
+# The models of `publish_kinds`: shape of a row, number of latents.
 MODELS = {"levels": ((8, 8), 5), "bits": ((3, 4), 3), "linear": ((6,), 2), "labels": ((8, 8), 3)}
 # Classes of the model `labels`.
 _CLASSES = 3
@@ -37,7 +37,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if "name" in case.path_parameters:
-        case.path_parameters = dict(case.path_parameters, name=_of(MODELS, str(case.path_parameters)))
+        name = _of([*MODELS, "rows"], str(case.path_parameters))
+        case.path_parameters = dict(case.path_parameters, name=name)
     if "version" in case.path_parameters:
         # Some are there.
         case.path_parameters = dict(case.path_parameters, version=1 + len(str(case.path_parameters)) % 3)
