@@ -66,7 +66,7 @@ def budget(request: pytest.FixtureRequest) -> Iterator[Budget]:
     marker = request.node.get_closest_marker("share")
     budget = Budget(marker.args[0])
     yield budget
-    print(f"\n{request.node.name}: seeds {SEED} to {SEED + budget.rounds - 1}")  # noqa: T201
+    print(f"\n{request.node.name}: seeds {SEED} to {SEED + max(0, budget.rounds - 1)}")  # noqa: T201
 
 
 @pytest.fixture(scope="session")
