@@ -151,7 +151,7 @@ def test_hostile_versions_harm_no_other_model(
                     wait_for(lambda version=version: _seen(http, version), _PATIENCE)  # type: ignore[misc]
                 for name in ("victim", "broken"):
                     answer = http.post("/sample", json={"model": name, "seed": 1})
-                    assert answer.status_code in (200, 404, 422, 500, 502, 503), (seed, answer.text)
+                    assert answer.status_code in (200, 404, 422, 500, 502, 503, 504), (seed, answer.text)
                     assert answer.is_success or len(answer.content) <= MAX_ERROR_BYTES
             _check_still_following(http, store, honest)
 

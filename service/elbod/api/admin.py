@@ -62,7 +62,7 @@ def _documented(body: type[BaseModel], required: bool) -> dict[str, Any]:
     return {
         "response_model": AliasMove,
         "openapi_extra": {"requestBody": {"required": required, "content": content}},
-        "responses": document.problems(404, 408, 409, 413, 415, 422, 429, 503),
+        "responses": document.problems(404, 409, 413, 415, 422, 429, 502, 503, 504),
     }
 
 

@@ -19,8 +19,8 @@ _Node = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _PROBLEM = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(name="Problem")}}}
-# Malformed HTTP or a Host header that is not this server's, an address or headers over their limits, a bug.
-_EVERYWHERE = (400, 414, 431, 500)
+# Malformed HTTP or a Host header that is not this server's, a slow or long head, a bug.
+_EVERYWHERE = (400, 408, 414, 431, 500)
 _KEYS = (401, 403)
 
 _REQUEST_ID = {"X-Request-Id": {"description": "finds the request in the log", "schema": {"type": "string"}}}

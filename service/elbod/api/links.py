@@ -52,7 +52,7 @@ _IF_NONE_MATCH = {"name": "If-None-Match", "in": "header", "required": False, "s
 @router.get(
     "/sample",
     dependencies=[Depends(parameters.given_once)],
-    responses=_RESPONSES | document.problems(404, 406, 422, 429, 503, 504),
+    responses=_RESPONSES | document.problems(404, 406, 422, 429, 502, 503, 504),
     openapi_extra={"parameters": [document.REQUEST_TIMEOUT, _IF_NONE_MATCH]},
 )
 async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Response:

@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 # Of the routes that ask the store.
-_STORE = document.problems(404, 422, 503, 504)
+_STORE = document.problems(404, 422, 502, 503, 504)
 _METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 }
 _TENSORS = {wire.SAFETENSORS_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.get("/models", response_model=schemas.Models, responses=document.problems(503, 504))
+@router.get("/models", response_model=schemas.Models, responses=document.problems(502, 503, 504))
 def models(request: Request) -> dict[str, Any]:
     """Every model with its live versions, aliases, and what is loaded."""
     service = service_of(request)

@@ -107,7 +107,7 @@ def _documented(
             "parameters": [document.REQUEST_TIMEOUT],
         },
         "responses": {200: {"model": response, "content": offered, "headers": TIMING_HEADERS}}
-        | document.problems(404, 406, 408, 413, 415, 422, 429, 503, 504),
+        | document.problems(404, 406, 413, 415, 422, 429, 502, 503, 504),
     }
 
 

@@ -271,7 +271,7 @@ class Readiness(BaseModel):
     ready: bool
     draining: bool
     model: str | None = Field(description="the default model's reference")
-    loaded: list[str] = Field(description="versions in memory")
+    loaded: list[str] = Field([], description="versions in memory; where there are keys, for callers with one")
     problems: list[str]
 
 
