@@ -166,8 +166,9 @@ def _check_still_following(http: httpx.Client, store: ModelStore, honest: Caller
 
 
 def _seen(http: httpx.Client, version: int) -> bool:
-    """Whether the service serves that version of `victim`, or names it among its problems."""
-    return _served(http, "victim") == version or f"victim@{version}" in str(http.get("/readyz").json()["problems"])
+    """Whether the service has that version of `victim` loaded, or names it among its problems."""
+    state = http.get("/readyz").json()
+    return any(f"victim@{version}" in text for text in (*state["loaded"], *state["problems"]))
 
 
 def _served(http: httpx.Client, name: str) -> int | None:
