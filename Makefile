@@ -3,11 +3,12 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary attacks soak faults clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary attacks soak faults fuzz clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -119,6 +120,11 @@ soak: install-dev
 # What callers see of each fault, in six minutes; some need root or faketime, and say so.
 faults: install-dev
 	$(BIN)/python benchmarks/faults.py
+
+# Generated and hostile input: requests made of the OpenAPI document, bodies, raw sockets, versions, import folders. The
+# first line of output has the seed; ELBOD_FUZZ_SEED repeats a run.
+fuzz: install-dev
+	ELBOD_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -s --override-ini=timeout=3600 tests/fuzz
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,11 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
 from elbod.api import keys
 from elbod.cli.main import main
@@ -141,6 +144,18 @@ def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
         labels=blueprint.labels,
         weights=checkpoint.save(build_generator(blueprint, seed)),
     )
+
+
+def publish_kinds(folder: Path) -> ModelStore:
+    """A store of models of each kind of row, and `rows`, which has reference rows and calibration scores."""
+    store = ModelStore.open(folder)
+    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR), ("labels", LABELS)):
+        publish(store, name, blueprint)
+    publish(store, "labels", LABELS, seed=1)
+    reference = save({"x": np.ones((2, 8, 8), np.uint8), "elbo": np.array([-1.0, np.nan])})
+    calibration = save({f"elbo_{count}": np.linspace(-90, -80, 20) for count in (1, 16)})
+    store.publish(replace(draft("rows", LEVELS), reference=reference, calibration=calibration))
+    return store
 
 
 def install_family(folder: Path, name: str, module: str) -> dict[str, str]:

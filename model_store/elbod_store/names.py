@@ -12,9 +12,9 @@ from elbod_store.errors import InvalidName
 LATEST = "latest"
 MAX_NUMBER = 9_999_999_999  # ten digits in a key, so that the order of keys is the order of numbers
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,9 +37,9 @@ def parse_reference(text: str) -> Reference:
     check_name(name)
     if not at:
         return Reference(name)
-    if _VERSION.fullmatch(target):
+    if VERSION.fullmatch(target):
         return Reference(name, version=int(target))
-    if target == LATEST or _ALIAS.fullmatch(target):
+    if target == LATEST or ALIAS.fullmatch(target):
         return Reference(name, alias=target)
     raise InvalidName(
         f"{shown(text)} is no model reference: after '@' comes an alias, 'latest', or a version "
@@ -49,7 +49,7 @@ def parse_reference(text: str) -> Reference:
 
 def check_name(name: str) -> str:
     """The name itself, or InvalidName."""
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InvalidName(
             f"{shown(name)} is no model name: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
         )
@@ -60,7 +60,7 @@ def check_alias(alias: str) -> str:
     """The alias itself, or InvalidName. `latest` is computed, so nobody may set it."""
     if alias == LATEST:
         raise InvalidName("the alias 'latest' is reserved: it always means the newest version")
-    if not (isinstance(alias, str) and _ALIAS.fullmatch(alias)):
+    if not (isinstance(alias, str) and ALIAS.fullmatch(alias)):
         raise InvalidName(f"{shown(alias)} is no alias: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter")
     return alias
 
@@ -95,7 +95,7 @@ def alias_prefix(name: str, alias: str) -> str:
 
 def check_run(run: str) -> str:
     """The run id itself, or InvalidName. The grammar is that of model names."""
-    if not (isinstance(run, str) and _NAME.fullmatch(run)):
+    if not (isinstance(run, str) and NAME.fullmatch(run)):
         raise InvalidName(
             f"{shown(run)} is no run id: those are 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
         )

@@ -9,6 +9,8 @@ from elbod.settings import load_settings
 
 _Node = dict[str, Any]
 
+# Rows of any shape, as nested lists or packed.
+_ARRAYS = ("Numbers", "PackedNumbers", "Values", "PackedArray")
 _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -26,7 +28,9 @@ def _operation(document: _Node, name: str, operation: _Node) -> Iterator[str]:
     yield str(operation.get("description") or operation["summary"]) + "\n"
     parameters = operation.get("parameters", [])
     if parameters:
-        rows = [_row(p["name"], p["schema"], p["required"]) for p in parameters]
+        rows = [
+            _row(p["name"], {"description": p.get("description", "")} | p["schema"], p["required"]) for p in parameters
+        ]
         yield "**Parameters**\n\n" + _table("name", rows)
     body = _json(operation.get("requestBody", {}))
     if body:
@@ -53,7 +57,7 @@ def _fields(document: _Node, schema: _Node) -> str:
     rows = [_row(name, field, name in required) for name, field in fields.items()]
     text = _table("field", rows) if rows else "Any JSON object.\n"
     for name, field in fields.items():
-        if "$ref" in field:
+        if "$ref" in field and _type(field) == "object":
             text += f"\n`{name}` is\n\n" + _fields(document, field)
     return text
 
@@ -79,7 +83,7 @@ def _row(name: str, schema: _Node, required: bool) -> tuple[str, str, str, str]:
 
 def _type(schema: _Node) -> str:
     if "$ref" in schema:
-        return "object"
+        return "array" if schema["$ref"].rpartition("/")[2] in _ARRAYS else "object"
     if "anyOf" in schema:
         kinds = list(dict.fromkeys(_type(kind) for kind in schema["anyOf"]))
         return " or ".join(kind for kind in kinds if kind) or "any"
@@ -88,10 +92,7 @@ def _type(schema: _Node) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema.get("type") == "array":
-        # Rows of any shape, or a list of words.
-        return "array" if not schema.get("items") else f"list of {_type(schema['items'])}"
-    if schema.get("type") == "object" and "data" in schema.get("properties", {}):
-        return "array"
+        return f"list of {_type(schema['items'])}"
     kind = str(schema.get("type", "any"))
     limits = [f"{sign} {_number(schema[key])}" for key, sign in _LIMITS.items() if key in schema]
     return " ".join([kind, " and ".join(limits)]).strip()
@@ -99,4 +100,6 @@ def _type(schema: _Node) -> str:
 
 def _number(value: float) -> str:
     whole = int(value)
-    return f"2^{whole.bit_length() - 1}" if whole >= 2**20 and whole & (whole - 1) == 0 else f"{value:g}"
+    if whole >= 2**20 and whole & (whole - 1) == 0:
+        return f"2^{whole.bit_length() - 1}"
+    return str(whole if whole == value else value)

@@ -6,13 +6,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from elbod.api import schemas, wire
+from elbod.api import document, schemas, wire
 from elbod.api.models import ask_store
+from elbod.api.parameters import Alias, Name
 from elbod.api.problems import invalid_fields
 from elbod.api.security import host_of, is_loopback
 from elbod.api.service import service_of
 from elbod.errors import Forbidden, LostRace, UnsupportedMediaType
 from elbod_store import AliasEntry, Conflict, ModelStore, UnknownAlias
+from elbod_store.names import MAX_NUMBER
 
 router = APIRouter()
 
@@ -28,7 +30,7 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    version: int = Field(ge=1, examples=[12])
+    version: int = Field(ge=1, examples=[12], json_schema_extra={"maximum": MAX_NUMBER})
     expected: int | None = Field(None, ge=1, description=_EXPECTED, examples=[11])
     why: str = Field(min_length=1, max_length=1000, description="for the alias's log", examples=["better ELBO"])
 
@@ -44,18 +46,11 @@ class Rollback(BaseModel):
     )
 
 
-class AliasMove(BaseModel):
+class AliasMove(schemas.AliasEntry):
     """The new entry of an alias's log, as `GET /models/{name}` lists it under `history`."""
 
     name: str = Field(examples=["digits"])
     alias: str = Field(examples=["production"])
-    entry: int = Field(description="its number in the log, from 1", examples=[3])
-    version: int = Field(description="what the alias names from now on", examples=[12])
-    who: str = Field(
-        description="the id of the key, or `anonymous` on a server without keys", examples=["5f0c2a9be1d7"]
-    )
-    when: str = Field(examples=["2026-01-31T12:00:00+00:00"])
-    why: str = Field(examples=["better held-out ELBO"])
 
 
 Fields = TypeVar("Fields", Promotion, Rollback)
@@ -67,14 +62,12 @@ def _documented(body: type[BaseModel], required: bool) -> dict[str, Any]:
     return {
         "response_model": AliasMove,
         "openapi_extra": {"requestBody": {"required": required, "content": content}},
-        "responses": {
-            status: {"model": schemas.Problem} for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
-        },
+        "responses": document.problems(404, 409, 413, 415, 422, 429, 502, 503, 504),
     }
 
 
 @router.put("/models/{name}/aliases/{alias}", **_documented(Promotion, required=True))
-async def promote(request: Request, name: str, alias: str) -> AliasMove:
+async def promote(request: Request, name: Name, alias: Alias) -> AliasMove:
     """Point an alias at a version; the services of the store follow within their poll interval.
 
     Needs a server with `--admin`, and a key of scope `admin` if it has keys. A lost race is 409 and says where the
@@ -86,7 +79,7 @@ async def promote(request: Request, name: str, alias: str) -> AliasMove:
 
 
 @router.delete("/models/{name}/aliases/{alias}", **_documented(Rollback, required=False))
-async def roll_back(request: Request, name: str, alias: str) -> AliasMove:
+async def roll_back(request: Request, name: Name, alias: Alias) -> AliasMove:
     """Point an alias back at the version that it named before the one it names now. The alias stays.
 
     Twice is back and forth: with `expected` the second one is 409. Without an earlier version, 404. The rest is as PUT.

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from elbod import __version__
-from elbod.api import admin, links, models, pages, problems, routes, security
+from elbod.api import admin, document, links, models, pages, problems, routes, security
 from elbod.api.logs import RequestLog
 from elbod.api.service import Service
 from elbod.settings import Settings
@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(models.router)
     app.include_router(admin.router)
     app.include_router(pages.router)
+    document.install(app, settings)
     security.install(app, settings)
     app.add_middleware(RequestLog, ended=service.metrics.ended)
     problems.install(app)

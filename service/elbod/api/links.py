@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import orjson
 import PIL
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import ConfigDict, Field, field_validator
 
-from elbod.api import routes, schemas, wire
+from elbod.api import document, parameters, routes, schemas, wire
 from elbod.api.service import service_of
 from elbod.engine.jobs import Job
 from elbod.engine.loading import Resident
@@ -30,14 +30,31 @@ class SampleLink(schemas.SampleRequest):
     label: int | None = Field(None, ge=0, lt=2**31, description="class number of a conditional model")
     format: Literal["json", "png"] = Field("json", description="png: one grid of pictures")
 
+    _integers = field_validator("seed", "first_index", "num_samples", "label", mode="before")(parameters.plain_integer)
+    _numbers = field_validator("temperature", mode="before")(parameters.plain_number)
 
+
+_CACHING = {name: {"schema": {"type": "string"}} for name in ("ETag", "Cache-Control")}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": schemas.SampleResponse, "content": {wire.PNG_TYPE: {}}},
-    304: {"description": "the caller has these bytes: its `If-None-Match` holds their `ETag`"},
+    200: {
+        "model": schemas.SampleResponse,
+        "content": {wire.PNG_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": routes.TIMING_HEADERS | _CACHING,
+    },
+    304: {
+        "description": "the caller has these bytes: its `If-None-Match` holds their `ETag`",
+        "headers": _CACHING,
+    },
 }
+_IF_NONE_MATCH = {"name": "If-None-Match", "in": "header", "required": False, "schema": {"type": "string"}}
 
 
-@router.get("/sample", responses=_RESPONSES | routes.PROBLEMS)
+@router.get(
+    "/sample",
+    dependencies=[Depends(parameters.given_once)],
+    responses=_RESPONSES | document.problems(404, 406, 422, 429, 502, 503, 504),
+    openapi_extra={"parameters": [document.REQUEST_TIMEOUT, _IF_NONE_MATCH]},
+)
 async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Response:
     """Draw x ~ p(x|z), z from the prior, for a link or a page.
 

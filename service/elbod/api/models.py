@@ -5,12 +5,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from elbod import __version__
-from elbod.api import schemas, wire
+from elbod.api import document, parameters, schemas, wire
+from elbod.api.parameters import Name, Version
 from elbod.api.service import Service, service_of
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
@@ -19,21 +21,23 @@ from elbod_store import Conflict, Corrupt, InvalidName, Manifest, NotFound, Reti
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-_CALIBRATION: dict[int | str, dict[str, Any]] = {
-    200: {"model": schemas.CalibrationResponse, "content": {wire.SAFETENSORS_TYPE: {}}},
-    404: {"model": schemas.Problem},
+# Of the routes that ask the store.
+_STORE = document.problems(404, 422, 502, 503, 504)
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 }
+_TENSORS = {wire.SAFETENSORS_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.get("/models")
+@router.get("/models", response_model=schemas.Models, responses=document.problems(502, 503, 504))
 def models(request: Request) -> dict[str, Any]:
     """Every model with its live versions, aliases, and what is loaded."""
     service = service_of(request)
     return {"models": [_model(service, name) for name in ask_store(service.store.names)]}
 
 
-@router.get("/models/{name}")
-def model(request: Request, name: str) -> dict[str, Any]:
+@router.get("/models/{name}", response_model=schemas.ModelWithHistory, responses=_STORE)
+def model(request: Request, name: Name) -> dict[str, Any]:
     """One model: versions, aliases with their history, what is loaded."""
     service = service_of(request)
     found = _model(service, name)
@@ -47,15 +51,21 @@ def model(request: Request, name: str) -> dict[str, Any]:
     return found
 
 
-@router.get("/models/{name}/versions/{version}")
-def version(request: Request, name: str, version: int) -> Response:
+@router.get(
+    "/models/{name}/versions/{version}",
+    responses=_STORE | {200: {"content": {wire.JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Manifest"}}}}},
+)
+def version(request: Request, name: Name, version: Version) -> Response:
     """The manifest: family, spec, likelihood, digests, metrics, training record and card."""
     manifest: Manifest = ask_store(service_of(request).store.manifest, name, version)
     return Response(msgspec.json.encode(manifest), media_type=wire.JSON_TYPE)
 
 
-@router.get("/models/{name}/versions/{version}/reference")
-def reference(request: Request, name: str, version: int) -> Response:
+@router.get(
+    "/models/{name}/versions/{version}/reference",
+    responses=_STORE | {200: {"model": schemas.ReferenceResponse, "content": _TENSORS}},
+)
+def reference(request: Request, name: Name, version: Version) -> Response:
     """Held-out rows with the scores that the worker published."""
     store = service_of(request).store
     manifest: Manifest = ask_store(store.manifest, name, version)
@@ -67,12 +77,20 @@ def reference(request: Request, name: str, version: int) -> Response:
     return _tensors(request, fields, arrays)
 
 
-@router.get("/models/{name}/versions/{version}/calibration", responses=_CALIBRATION)
+@router.get(
+    "/models/{name}/versions/{version}/calibration",
+    dependencies=[Depends(parameters.given_once)],
+    responses=_STORE | {200: {"model": schemas.CalibrationResponse, "content": _TENSORS}},
+)
 def calibration(
     request: Request,
-    name: str,
-    version: int,
-    num_samples: Annotated[int, Query(ge=1, description="draws a row; the most that were scored, up to this")] = 16,
+    name: Name,
+    version: Version,
+    num_samples: Annotated[
+        int,
+        Query(ge=1, description="draws a row; the most that were scored, up to this"),
+        BeforeValidator(parameters.plain_integer),
+    ] = 16,
     conditional_on: Annotated[
         Literal["label"] | None,
         Query(description="label: scores of log p(x|y), which have a distribution of their own"),
@@ -117,7 +135,7 @@ def _tensors(request: Request, fields: dict[str, Any], arrays: dict[str, NDArray
     return Response(wire.encode_json(fields, arrays, as_base64=False), media_type=wire.JSON_TYPE)
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=document.problems() | document.states(schemas.Health, 200, 500))
 def healthz(request: Request) -> Response:
     """200 while the compute thread lives and is not stuck."""
     service = service_of(request)
@@ -127,7 +145,7 @@ def healthz(request: Request) -> Response:
     return Response(orjson.dumps(body), 200 if healthy else 500, media_type=wire.JSON_TYPE)
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=document.problems() | document.states(schemas.Readiness, 200, 503))
 def readyz(request: Request) -> Response:
     """200 once the default model is loaded, verified and warm, until the server drains; problems either way.
 
@@ -146,14 +164,14 @@ def readyz(request: Request) -> Response:
     return Response(orjson.dumps(body), 200 if ready else 503, media_type=wire.JSON_TYPE)
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | document.problems())
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics if `Accept` says so; all workers of this server together."""
     text, media_type = await service_of(request).metrics.text(request.headers.get("accept", ""))
     return Response(text, media_type=media_type)
 
 
-@router.get("/version")
+@router.get("/version", responses=document.problems())
 def version_of_elbod() -> dict[str, str]:
     """The version of this server."""
     return {"name": "elbod", "version": __version__}

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from elbod.errors import STATUS, ElbodError, InvalidInput, Place, QueueFull, Unauthorized
 
@@ -84,8 +85,17 @@ def _title(name: str) -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    title = HTTPStatus(error.status_code).phrase
-    return problem(request, error.status_code, title, str(error.detail), headers=dict(error.headers or {}))
+    title, headers = HTTPStatus(error.status_code).phrase, dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return problem(request, error.status_code, title, str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path allows: several routes may have it, each with a method of its own."""
+    scopes = ({**request.scope, "method": method.value} for method in HTTPMethod)
+    routes = request.app.router.routes
+    return [s["method"] for s in scopes if any(route.matches(s)[0] is Match.FULL for route in routes)]
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:

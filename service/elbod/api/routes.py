@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from elbod.api import schemas, wire
+from elbod.api import document, schemas, wire
 from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_labels, check_latents, check_rows
 from elbod.api.problems import invalid_fields
@@ -54,8 +54,8 @@ Arrays = dict[str, NDArray[Any]]
 _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
 # Longer JSON is decoded on a thread: the loop has other callers.
 _INLINE_JSON = 64 * 1024
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem} for status in (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+TIMING_HEADERS: dict[str, Any] = {
+    "Server-Timing": {"description": "parse, queue, compute, encode: milliseconds", "schema": {"type": "string"}}
 }
 _X = "(n, *event_shape) in data units"
 
@@ -87,19 +87,27 @@ class Timing:
 
 
 def _documented(
-    request: type[schemas.Request], response: type[BaseModel], *media: str, **arrays: str
+    request: type[schemas.Request],
+    response: type[BaseModel],
+    *media: str,
+    required: tuple[str, ...] = (),
+    **arrays: str,
 ) -> dict[str, Any]:
     """Route arguments that describe a body which `wire` reads instead of pydantic."""
     tensors = {"type": "string", "format": "binary", "description": "tensors; all else as JSON in __metadata__"}
     content = {
-        wire.JSON_TYPE: {"schema": schemas.with_arrays(request, **arrays)},
+        wire.JSON_TYPE: {"schema": schemas.with_arrays(request, required, **arrays)},
         wire.SAFETENSORS_TYPE: {"schema": tensors},
     }
     offered: dict[str, Any] = {wire.SAFETENSORS_TYPE: {"schema": tensors}}
     offered |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media}
     return {
-        "openapi_extra": {"requestBody": {"required": True, "content": content}},
-        "responses": {200: {"model": response, "content": offered}} | PROBLEMS,
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": content},
+            "parameters": [document.REQUEST_TIMEOUT],
+        },
+        "responses": {200: {"model": response, "content": offered, "headers": TIMING_HEADERS}}
+        | document.problems(404, 406, 413, 415, 422, 429, 502, 503, 504),
     }
 
 
@@ -167,7 +175,9 @@ async def sample_response(
     return _respond(service, job, answer, media, encoding, result, timing)
 
 
-@router.post("/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, x=f"rows to encode, {_X}"))
+@router.post(
+    "/encode", **_documented(schemas.EncodeRequest, schemas.EncodeResponse, required=("x",), x=f"rows to encode, {_X}")
+)
 async def encode(request: Request) -> Response:
     """Parameters of q(z|x), optionally with draws."""
     started, service = time.perf_counter(), service_of(request)
@@ -201,7 +211,9 @@ async def encode(request: Request) -> Response:
     return _respond(service, job, answer, media, fields.encoding, result, Timing(started, parsed))
 
 
-@router.post("/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, x=f"rows to score, {_X}"))
+@router.post(
+    "/elbo", **_documented(schemas.ElboRequest, schemas.ElboResponse, required=("x",), x=f"rows to score, {_X}")
+)
 async def elbo(request: Request) -> Response:
     """The evidence lower bound of each row, with its parts, its error and tighter bounds.
 

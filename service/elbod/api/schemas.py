@@ -2,30 +2,53 @@
 responses are documented by them, and a contract test holds real responses against them.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType
 
+from elbod.api import wire
+from elbod.api.parameters import ModelReference
 from elbod.generators.noise import MAX_INDEX, MAX_SEED
 
-_ARRAY_SCHEMA = {
-    "anyOf": [
-        {"type": "array", "items": {}, "description": "nested lists of numbers"},
-        {
-            "type": "object",
-            "required": ["dtype", "shape", "data"],
-            "properties": {
-                "dtype": {"enum": ["uint8", "int64", "float32", "float64"]},
-                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                "data": {"type": "string", "description": "base64, little-endian, row-major"},
-            },
+# The arrays of a request, which no model here has: `wire` takes them out first.
+REQUEST_ARRAYS: dict[str, Any] = {
+    "Numbers": {
+        "type": "array",
+        "items": {"anyOf": [{"type": "number"}, {"$ref": "#/components/schemas/Numbers"}]},
+        "minItems": 1,
+        "description": "nested lists of numbers, rectangular",
+    },
+    "PackedNumbers": {
+        "type": "object",
+        "properties": {
+            "dtype": {"enum": list(wire.DTYPES)},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "data": {"type": "string", "description": "base64, little-endian, row-major"},
         },
-    ]
+        "required": ["dtype", "shape", "data"],
+        "additionalProperties": False,
+    },
 }
-ArrayField = Annotated[Any, WithJsonSchema(_ARRAY_SCHEMA)]
-NullableArray = Annotated[Any, WithJsonSchema({"anyOf": [*_ARRAY_SCHEMA["anyOf"], {"type": "null"}]})]
+_ARRAY = [{"$ref": f"#/components/schemas/{name}"} for name in REQUEST_ARRAYS]
+_NULL = {"type": "null"}
 
-REQUEST_ARRAYS = ("x", "z", "label")
+Values = TypeAliasType("Values", "list[Values | float | bool | None]")
+
+
+class PackedArray(BaseModel):
+    """The bytes of an array."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dtype: Literal["uint8", "int64", "float32", "float64", "bool"]
+    shape: list[int]
+    data: str = Field(description="base64, little-endian, row-major")
+
+
+ArrayField = Values | PackedArray
+NullableArray = Values | PackedArray | None
 
 
 class Request(BaseModel):
@@ -33,7 +56,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    model: str | None = Field(
+    model: ModelReference | None = Field(
         None, description="model reference: name, name@alias or name@version", examples=["digits@production"]
     )
     seed: int | None = Field(None, ge=0, lt=MAX_SEED, description="drawn (< 2^53) and returned if absent", examples=[7])
@@ -77,16 +100,17 @@ class ElboRequest(Request):
     )
 
 
-def with_arrays(request: type[Request], **arrays: str) -> dict[str, Any]:
+def with_arrays(request: type[Request], required: Sequence[str], **arrays: str) -> dict[str, Any]:
     """The JSON schema of a request body, its array fields included."""
     schema = request.model_json_schema()
     for name, description in arrays.items():
-        schema["properties"][name] = {**_ARRAY_SCHEMA, "description": description}
+        kinds = _ARRAY if name in required else [*_ARRAY, _NULL]
+        schema["properties"][name] = {"anyOf": kinds, "description": description}
     schema["properties"]["label"] = {
-        "anyOf": [{"type": "integer", "minimum": 0}, *_ARRAY_SCHEMA["anyOf"]],
+        "anyOf": [{"type": "integer", "minimum": 0}, *_ARRAY, _NULL],
         "description": "class number of a conditional model: one for all rows, or (n,)",
     }
-    return schema
+    return schema | ({"required": list(required)} if required else {})
 
 
 class ModelIdentity(BaseModel):
@@ -117,8 +141,8 @@ class PosteriorParameters(BaseModel):
 
     family: str
     closed_form: bool = Field(description="false: ask for draws, which come with their log_q")
-    mean: ArrayField = Field(None, description="(n, latent_dim)")
-    stddev: ArrayField = Field(None, description="(n, latent_dim), marginal")
+    mean: NullableArray = Field(None, description="(n, latent_dim)")
+    stddev: NullableArray = Field(None, description="(n, latent_dim), marginal")
 
 
 class EncodeResponse(_Response):
@@ -164,9 +188,7 @@ class ElboResponse(_Response):
     conditional_on: Literal["label"] | None = Field(
         description="label: the score bounds log p(x|y) and may not be compared with log p(x)"
     )
-    num_samples: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, *_ARRAY_SCHEMA["anyOf"]]})] = Field(
-        description="S; per row (n,) with target_standard_error"
-    )
+    num_samples: int | ArrayField = Field(description="S; per row (n,) with target_standard_error")
     target_met: NullableArray = Field(description="whether standard_error <= target_standard_error, (n,)")
     num_importance_samples: int
     quantile: NullableArray = Field(description="of elbo among the model's calibration rows, in (0, 1], (n,)")
@@ -187,6 +209,79 @@ class CalibrationResponse(BaseModel):
     scores: ArrayField = Field(description="elbo of each row, ascending, nats, (reference_size,)")
 
 
+class ReferenceResponse(BaseModel):
+    """Held-out rows: `x`, a conditional model's `label`, and each score of theirs by the name that `/elbo` gives it."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, NullableArray]
+
+    model: ModelIdentity
+
+
+class LoadedModel(BaseModel):
+    """A version in memory."""
+
+    version: int
+    digest: str
+    reproducible: bool
+    fingerprint: str
+
+
+class Model(BaseModel):
+    """A model of the store and what is loaded of it."""
+
+    name: str
+    versions: list[int] = Field(description="those that are not retired, ascending")
+    aliases: dict[str, int] = Field(description="the version of each alias")
+    loaded: list[LoadedModel]
+
+
+class Models(BaseModel):
+    models: list[Model]
+
+
+class AliasEntry(BaseModel):
+    """One entry of an alias's log."""
+
+    entry: int = Field(description="its number in the log, from 1", examples=[3])
+    version: int | None = Field(description="what the alias names from then on", examples=[12])
+    who: str = Field(
+        description="the id of the key, or `anonymous` on a server without keys", examples=["5f0c2a9be1d7"]
+    )
+    when: str = Field(examples=["2026-01-31T12:00:00+00:00"])
+    why: str = Field(examples=["better held-out ELBO"])
+
+
+class ModelWithHistory(Model):
+    """A model, and every move of its aliases."""
+
+    history: dict[str, list[AliasEntry]] = Field(description="the log of each alias, oldest first")
+
+
+class Health(BaseModel):
+    """Whether the worker lives."""
+
+    status: str = Field(description="ok, or what is wrong")
+    busy_seconds: float = Field(description="how long the compute thread has been on one batch")
+
+
+class Readiness(BaseModel):
+    """Whether the worker takes requests."""
+
+    ready: bool
+    draining: bool
+    model: str | None = Field(description="the default model's reference")
+    loaded: list[str] = Field([], description="versions in memory; where there are keys, for callers with one")
+    problems: list[str]
+
+
+class Place(BaseModel):
+    """One thing wrong with a request."""
+
+    pointer: str = Field(description="JSON pointer (RFC 6901) into the body, or the name of a parameter")
+    detail: str
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
@@ -195,4 +290,4 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str
-    errors: list[dict[str, str]] | None = None
+    errors: list[Place] = Field([], description="of a refused value: its places")

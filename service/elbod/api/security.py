@@ -37,7 +37,6 @@ def install(app: FastAPI, settings: Settings) -> None:
     """Add the checks that are configured, and nothing where none is. Raises StartupError."""
     if settings.keys_file is not None:
         app.add_middleware(Guard, ring=KeyRing(settings.keys_file, time.monotonic()))
-        _describe(app)
     if settings.cors_origins:
         # Around the guard: a browser asks first and without a key, and a page may read why it was refused.
         app.add_middleware(
@@ -134,23 +133,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _describe(app: FastAPI) -> None:
-    """Say in the OpenAPI document that a key is asked for, so that `/docs` asks for it too."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, object]:
-        document: dict[str, object] = describe()
-        components = document.setdefault("components", {})
-        assert isinstance(components, dict)
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        paths = document["paths"]
-        assert isinstance(paths, dict)
-        for path, operations in paths.items():
-            for method, operation in operations.items():
-                if needed_scopes(method.upper(), path):
-                    operation["security"] = [{"key": []}]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
