@@ -100,6 +100,11 @@ class Generator(nn.Module, ABC):
     def prepare(self) -> None:
         """Compute what stays constant while the weights do; called once before a trained model is used."""
 
+    def kept_bytes(self) -> int:
+        """Bytes that the model keeps while it is loaded: its tensors and, in families that override this, what they
+        compute from those once."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.blueprint.event_shape
