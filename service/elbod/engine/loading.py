@@ -18,6 +18,7 @@ from elbod.errors import DamagedStore, ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
+from elbod.generators.likelihoods import Likelihood
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 CPU_TILES = (4, 8, 16, 32)
 WIDE_CPU_TILES = (64, 128)
 CUDA_TILES = (64, 256, 1024)
+# Where an element takes more numbers than a byte has levels, a row's distribution alone fills the cache.
+_MANY_PARAMETERS, _FEW_ROWS = 256, CPU_TILES[:2]
 
 # What safetensors and numpy raise of bytes that are no tensors, or of another dtype or shape.
 _UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError)
@@ -91,8 +94,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     except InvalidCheckpoint as error:
         raise _cannot_load(manifest, error) from error
     generator.prepare()
-    cuda = runner.device.type == "cuda"
-    candidates, wide = (CUDA_TILES, ()) if cuda else (CPU_TILES, WIDE_CPU_TILES)
+    candidates, wide = _tiles(runner.device, generator.likelihood)
     proved = proved_sizes(runner, generator, candidates)
     sizes = proved or candidates[-1:]
     wider = wide_sizes(runner, generator, proved, wide) if proved else ()
@@ -120,6 +122,13 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     if not proved:
         logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
     return resident
+
+
+def _tiles(device: torch.device, likelihood: Likelihood) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Candidates for the sizes of tiles, and for those of wide ones."""
+    if device.type == "cuda":
+        return CUDA_TILES, ()
+    return (_FEW_ROWS, ()) if likelihood.parameters > _MANY_PARAMETERS else (CPU_TILES, WIDE_CPU_TILES)
 
 
 def needed_bytes(manifest: Manifest) -> int:

@@ -91,7 +91,11 @@ class Generator(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, blueprint: Blueprint, spec: Any) -> Self:
-        """An instance with untrained weights; `spec` is `blueprint.spec` validated as `cls.Spec`."""
+        """An instance with untrained weights; `spec` is `blueprint.spec` validated as `cls.Spec`.
+
+        Before a version is loaded this runs with large tensors on the `meta` device, which have no values (see
+        `outline.Outline`): what needs the values of weights belongs in `prepare`.
+        """
 
     @abstractmethod
     def initialize(self, x: Tensor, label: Tensor | None = None) -> None:

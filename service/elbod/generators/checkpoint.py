@@ -114,8 +114,14 @@ def outline(blueprint: Blueprint) -> Generator:
 
     Raises InvalidCheckpoint, also for a family whose constructor reads the values of a large tensor (see `Outline`).
     """
-    with Outline():
-        return build(blueprint)
+    try:
+        with Outline():
+            return build(blueprint)
+    except InvalidCheckpoint as error:
+        if isinstance(error.__cause__, NotImplementedError) or "meta" in str(error.__cause__):
+            reads = "its constructor reads the values of a large tensor, which belongs in `prepare`"
+            raise InvalidCheckpoint(f"family {blueprint.family!r} cannot be outlined: {reads}: {error}") from error
+        raise
 
 
 def _check_labels(kind: type[Generator], blueprint: Blueprint) -> None:
