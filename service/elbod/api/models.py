@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from elbod import __version__
 from elbod.api import schemas, wire
 from elbod.api.service import Service, service_of
-from elbod.engine.loading import Calibration, parse_calibration
-from elbod.errors import DamagedStore, InvalidInput, NotReady, RequestError, UnknownModel
+from elbod.engine.loading import Calibration, parse_calibration, parse_reference
+from elbod.errors import DamagedStore, InvalidInput, NotReady, UnknownModel
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod_store import Conflict, Corrupt, InvalidName, Manifest, ModelStore, NotFound, Retired, StoreError, Unsupported
 
@@ -100,12 +100,7 @@ def _reference(request: Request, store: ModelStore, name: str, version: int) -> 
     manifest: Manifest = ask_store(store.manifest, name, version)
     if manifest.reference is None:
         raise UnknownModel(f"{name}@{version} was published without reference rows")
-    raw = bytearray(ask_store(store.read, manifest.reference))
-    try:
-        _, arrays = wire.decode_safetensors(raw, wire.tensor_names(raw))
-    except RequestError as error:
-        # The caller sent none of this.
-        raise DamagedStore(f"the reference rows of {name}@{version} cannot be read: {error}") from error
+    arrays = parse_reference(ask_store(store.read, manifest.reference), manifest)
     fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
     return _tensors(request, fields, arrays)
 

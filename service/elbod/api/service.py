@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ _LOAD_PATIENCE = 10.0
 # Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
 _WATCH_AFTER = 0.05
 
+_DROPPED = "the server shut down before the answer was there: the work was dropped"
+
 # Requests that ask the store at once: what is published, or where an alias goes.
 _STORE_THREADS = 8
 
@@ -63,6 +66,8 @@ class Service:
         self.draining = False
         self.metrics = Metrics(self.engine, self.residents, lambda: self.ready)
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Done when the time of a drain is up.
+        self._given_up: asyncio.Future[None] | None = None
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._waking = False
@@ -74,6 +79,7 @@ class Service:
     async def life(self) -> AsyncIterator[None]:
         """Engine and poller run inside; at the end what was admitted is finished."""
         self._loop = asyncio.get_running_loop()
+        self._given_up = self._loop.create_future()
         flushing = asyncio.create_task(self.metrics.flush_regularly())
         self.engine.start()
         self._poller.start()
@@ -83,7 +89,6 @@ class Service:
             yield
         finally:
             self.draining = True
-            self.residents.close()
             await run_in_threadpool(self._poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
@@ -119,35 +124,41 @@ class Service:
             return found
         if self.draining:
             raise Draining("the server is shutting down: try another one")
-
-        async def asked() -> Resident:
-            # Others may wait for the same load.
-            return await asyncio.shield(asyncio.wrap_future(self.residents.ask(reference)))
-
-        return await self.attended(request, asked())
+        return await self.attended(request, self._outcome(self.residents.ask(reference)))
 
     async def ask_store(self, request: Request, question: Callable[..., T], *arguments: Any) -> T:
         """The outcome of a call that asks the model store, on one of a few threads, as `attended`.
 
         Once it has begun, the call itself goes on whatever happens to its caller.
         """
+        asked = self._store_threads.submit(question, *arguments)
+        try:
+            return await self.attended(request, self._outcome(asked))
+        finally:
+            asked.cancel()
 
-        async def asked() -> T:
-            return await asyncio.wrap_future(self._store_threads.submit(question, *arguments))
-
-        return await self.attended(request, asked())
+    async def _outcome(self, work: "Future[T]") -> T:
+        """What other threads work on, which others may wait for as well. Raises Draining at the end of a drain."""
+        assert self._given_up is not None
+        outcome = asyncio.wrap_future(work)
+        # Nobody may be left to hear of an error.
+        outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait((outcome, self._given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not outcome.done():
+            raise Draining(_DROPPED)
+        return outcome.result()
 
     def begin_drain(self) -> None:
         """Take nothing new; what is admitted has `drain_timeout` seconds. Called from a signal handler."""
         if not self.draining and self._loop is not None:
             self.draining = True
-            # What is not loaded yet takes no work any more.
-            self._loop.call_soon_threadsafe(self.residents.close)
             self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_timeout, self._give_up)
 
     def _give_up(self) -> None:
+        if self._given_up is not None and not self._given_up.done():
+            self._given_up.set_result(None)
         for task in list(self._waiting):
-            self._fail(task, Draining("the server shut down before the answer was there: the work was dropped"))
+            self._fail(task, Draining(_DROPPED))
 
     async def run(self, job: Job, resident: Resident, request: Request) -> Result:
         """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
@@ -184,8 +195,8 @@ class Service:
         """
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(_disconnected(request))
-        seconds = max(0.0, self.deadline(request) - asyncio.get_running_loop().time())
         try:
+            seconds = max(0.0, self.deadline(request) - asyncio.get_running_loop().time())
             done, _ = await asyncio.wait((working, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if working in done:
                 return working.result()

@@ -165,10 +165,24 @@ def parse_calibration(raw: bytes, manifest: Manifest) -> dict[str, dict[int, Cal
                 raise ValueError(f"{name} must be ascending finite float64 scores of one row at least")
             found[kind][int(count)] = Calibration(int(count), scores)
     except _UNREADABLE as error:
-        raise DamagedStore(
-            f"the calibration scores of {manifest.name}@{manifest.version} cannot be read: {error}"
-        ) from error
+        raise _unreadable("calibration scores", manifest, error) from error
     return found
+
+
+def parse_reference(raw: bytes, manifest: Manifest) -> dict[str, Array]:
+    """The tensors of a version's reference rows. Raises DamagedStore."""
+    try:
+        tensors = load_safetensors(raw)
+        for name, values in tensors.items():
+            if values.dtype.kind not in "iuf":
+                raise ValueError(f"{name} is {values.dtype}, not numbers")
+    except _UNREADABLE as error:
+        raise _unreadable("reference rows", manifest, error) from error
+    return tensors
+
+
+def _unreadable(what: str, manifest: Manifest, error: Exception) -> DamagedStore:
+    return DamagedStore(f"the {what} of {manifest.name}@{manifest.version} cannot be read: {error}")
 
 
 def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
@@ -187,8 +201,8 @@ def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
 def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int, manifest: Manifest) -> None:
     """Score the held-out reference rows again with z at temperature 0 of q(z|x), which needs no noise."""
     inputs = DrawInputs.zeros(generator, size)
+    tensors = parse_reference(raw, manifest)
     try:
-        tensors = load_safetensors(raw)
         x, expected = tensors["x"], tensors["reconstruction_at_mode"]
         count = min(len(x), size)
         inputs.x[:count] = x[:count]
@@ -197,9 +211,7 @@ def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int
         if x.shape[1:] != generator.event_shape or expected.shape != (len(x),):
             raise ValueError(f"x is {x.shape} and reconstruction_at_mode {expected.shape}")
     except _UNREADABLE as error:
-        raise DamagedStore(
-            f"the reference rows of {manifest.name}@{manifest.version} cannot be read: {error}"
-        ) from error
+        raise _unreadable("reference rows", manifest, error) from error
     inputs.source[:count] = Source.POSTERIOR
     encoded = runner.encode(generator, inputs.x, inputs.label)
     inputs.parameters = {

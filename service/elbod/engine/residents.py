@@ -19,7 +19,7 @@ from elbod.engine.counters import LoadCounters
 from elbod.engine.loading import Resident, load, needed_bytes
 from elbod.engine.runner import Runner
 from elbod.engine.threads import Threads
-from elbod.errors import DamagedStore, Draining, ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
+from elbod.errors import DamagedStore, ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
 from elbod_store import (
     Corrupt,
     InvalidName,
@@ -145,8 +145,8 @@ class Residents:
     def ask(self, reference: str | None) -> "Future[Resident]":
         """The resident of a reference, looked up and loaded by other threads: once for all who ask meanwhile.
 
-        The future is shared: do not cancel it. Its errors are those of `acquire`, and Draining after `close`. Raises
-        NotReady if too many references are being asked for.
+        The future is shared: do not cancel it. Its errors are those of `acquire`. Raises NotReady if
+        too many references are being asked for.
         """
         with self._changed:
             asked = self._asked.get(reference)
@@ -166,20 +166,11 @@ class Residents:
         found = self.find(reference)
         return found if found is not None else self._begin(reference).result()
 
-    def close(self) -> None:
-        """Tell all who wait for a model that the process ends; what is being loaded is left to end with it."""
-        with self._changed:
-            waiting, self._asked = list(self._asked.values()), {}
-        for asked in waiting:
-            asked.set_exception(Draining("the server shut down before the model was loaded: try another one"))
-
     def _answer(self, reference: str | None, asked: "Future[Resident]") -> None:
         """Look a reference up, and settle `asked` now or when its version is loaded."""
 
         def settle(outcome: "Future[Resident]") -> None:
             with self._changed:
-                if self._asked.get(reference) is not asked:
-                    return  # closed meanwhile
                 del self._asked[reference]
             error = outcome.exception()
             if error is None:
