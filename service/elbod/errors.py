@@ -118,6 +118,10 @@ class ModelFailure(ElbodError):
     """A model's own computation went wrong."""
 
 
+class DamagedStore(ModelFailure):
+    """Something in the model store is damaged: neither the caller's fault nor a bug of the server."""
+
+
 class StartupError(ElbodError):
     """A command cannot start; the message is the one line that the user sees."""
 
@@ -136,6 +140,7 @@ STATUS: dict[type[ElbodError], int] = {
     InvalidInput: 422,
     QueueFull: 429,
     ModelFailure: 500,
+    DamagedStore: 502,
     NotReady: 503,
     Draining: 503,
     DeadlineExceeded: 504,

@@ -125,7 +125,7 @@ def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(
         assert "sha256" in ready.json()["problems"][0]
         assert http.post("/sample", json={}).json()["model"]["version"] == 1
         refused = http.post("/sample", json={"model": "levels@2"})
-        assert refused.status_code == 500
+        assert refused.status_code == 502
         assert "/readyz" in refused.json()["detail"]
         assert str(store.objects.url) not in refused.text
     assert "levels@2" in server.log.read_text()

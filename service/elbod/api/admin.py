@@ -4,7 +4,6 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from elbod.api import document, schemas, wire
 from elbod.api.models import ask_store
@@ -75,7 +74,8 @@ async def promote(request: Request, name: Name, alias: Alias) -> AliasMove:
     """
     who = _who(request)
     fields = await _parse(request, Promotion)
-    return await run_in_threadpool(_promote, service_of(request).store, name, alias, fields, who)
+    service = service_of(request)
+    return await service.ask_store(request, _promote, service.store, name, alias, fields, who)
 
 
 @router.delete("/models/{name}/aliases/{alias}", **_documented(Rollback, required=False))
@@ -86,7 +86,8 @@ async def roll_back(request: Request, name: Name, alias: Alias) -> AliasMove:
     """
     who = _who(request)
     fields = await _parse(request, Rollback)
-    return await run_in_threadpool(_roll_back, service_of(request).store, name, alias, fields, who)
+    service = service_of(request)
+    return await service.ask_store(request, _roll_back, service.store, name, alias, fields, who)
 
 
 def _who(request: Request) -> str:

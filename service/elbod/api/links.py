@@ -62,7 +62,7 @@ async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Resp
     """
     started, service = time.perf_counter(), service_of(request)
     arrays = {} if link.label is None else {"label": np.asarray(link.label)}
-    resident = await service.resident(link.model)
+    resident = await service.resident(request, link.model)
     job = routes.sample_job(link, arrays, resident, service.settings.max_rows)
     headers = {"Cache-Control": "no-store"}
     if link.seed is not None and resident.reproducible:

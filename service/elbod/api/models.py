@@ -14,9 +14,10 @@ from elbod import __version__
 from elbod.api import document, parameters, schemas, wire
 from elbod.api.parameters import Name, Version
 from elbod.api.service import Service, service_of
-from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
+from elbod.engine.loading import Calibration, parse_calibration, parse_reference
+from elbod.errors import DamagedStore, InvalidInput, NotReady, UnknownModel
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
-from elbod_store import Conflict, Corrupt, InvalidName, Manifest, NotFound, Retired, StoreError, Unsupported
+from elbod_store import Conflict, Corrupt, InvalidName, Manifest, ModelStore, NotFound, Retired, StoreError, Unsupported
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -30,34 +31,31 @@ _TENSORS = {wire.SAFETENSORS_TYPE: {"schema": {"type": "string", "format": "bina
 
 
 @router.get("/models", response_model=schemas.Models, responses=document.problems(502, 503, 504))
-def models(request: Request) -> dict[str, Any]:
+async def models(request: Request) -> dict[str, Any]:
     """Every model with its live versions, aliases, and what is loaded."""
     service = service_of(request)
-    return {"models": [_model(service, name) for name in ask_store(service.store.names)]}
+
+    def listed() -> dict[str, Any]:
+        return {"models": [_model(service, name) for name in ask_store(service.store.names)]}
+
+    return await service.ask_store(request, listed)
 
 
 @router.get("/models/{name}", response_model=schemas.ModelWithHistory, responses=_STORE)
-def model(request: Request, name: Name) -> dict[str, Any]:
+async def model(request: Request, name: Name) -> dict[str, Any]:
     """One model: versions, aliases with their history, what is loaded."""
     service = service_of(request)
-    found = _model(service, name)
-    found["history"] = {
-        alias: [
-            {"entry": e.number, "version": e.version, "who": e.who, "when": e.when.isoformat(), "why": e.why}
-            for e in ask_store(service.store.history, name, alias)
-        ]
-        for alias in found["aliases"]
-    }
-    return found
+    return await service.ask_store(request, _model_with_history, service, name)
 
 
 @router.get(
     "/models/{name}/versions/{version}",
     responses=_STORE | {200: {"content": {wire.JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Manifest"}}}}},
 )
-def version(request: Request, name: Name, version: Version) -> Response:
+async def version(request: Request, name: Name, version: Version) -> Response:
     """The manifest: family, spec, likelihood, digests, metrics, training record and card."""
-    manifest: Manifest = ask_store(service_of(request).store.manifest, name, version)
+    service = service_of(request)
+    manifest = await service.ask_store(request, ask_store, service.store.manifest, name, version)
     return Response(msgspec.json.encode(manifest), media_type=wire.JSON_TYPE)
 
 
@@ -65,16 +63,10 @@ def version(request: Request, name: Name, version: Version) -> Response:
     "/models/{name}/versions/{version}/reference",
     responses=_STORE | {200: {"model": schemas.ReferenceResponse, "content": _TENSORS}},
 )
-def reference(request: Request, name: Name, version: Version) -> Response:
+async def reference(request: Request, name: Name, version: Version) -> Response:
     """Held-out rows with the scores that the worker published."""
-    store = service_of(request).store
-    manifest: Manifest = ask_store(store.manifest, name, version)
-    if manifest.reference is None:
-        raise UnknownModel(f"{name}@{version} was published without reference rows")
-    raw = bytearray(ask_store(store.read, manifest.reference))
-    _, arrays = wire.decode_safetensors(raw, wire.tensor_names(raw))
-    fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
-    return _tensors(request, fields, arrays)
+    service = service_of(request)
+    return await service.ask_store(request, _reference, request, service.store, name, version)
 
 
 @router.get(
@@ -82,7 +74,7 @@ def reference(request: Request, name: Name, version: Version) -> Response:
     dependencies=[Depends(parameters.given_once)],
     responses=_STORE | {200: {"model": schemas.CalibrationResponse, "content": _TENSORS}},
 )
-def calibration(
+async def calibration(
     request: Request,
     name: Name,
     version: Version,
@@ -97,11 +89,17 @@ def calibration(
     ] = None,
 ) -> Response:
     """Scores of held-out rows, among which `/elbo` finds a row's `quantile` and `typicality`."""
-    store = service_of(request).store
-    manifest: Manifest = ask_store(store.manifest, name, version)
-    found = {} if manifest.calibration is None else _calibration(ask_store(store.read, manifest.calibration))
+    service = service_of(request)
+    manifest: Manifest = await service.ask_store(request, ask_store, service.store.manifest, name, version)
+
+    def read() -> dict[str, dict[int, Calibration]]:
+        if manifest.calibration is None:
+            return {}
+        return parse_calibration(ask_store(service.store.read, manifest.calibration), manifest)
+
     kind = GIVEN_LABEL if conditional_on else MARGINAL
-    counts = [count for (of, count) in found if of == kind and count <= num_samples]
+    found = (await service.ask_store(request, read)).get(kind, {})
+    counts = [count for count in found if count <= num_samples]
     if not counts:
         given = " given a label" if conditional_on else ""
         raise UnknownModel(f"{name}@{version} was published without calibration scores{given}")
@@ -113,18 +111,16 @@ def calibration(
         "binarization": manifest.binarization,
         "num_samples": used,
     }
-    return _tensors(request, fields, {"scores": found[kind, used]})
+    return _tensors(request, fields, {"scores": found[used].scores})
 
 
-def _calibration(raw: bytes) -> dict[tuple[str, int], NDArray[Any]]:
-    """Scores by their kind and the number of draws a row."""
-    body = bytearray(raw)
-    _, arrays = wire.decode_safetensors(body, wire.tensor_names(body))
-    found = {}
-    for tensor, scores in arrays.items():
-        kind, _, count = tensor.rpartition("_")
-        found[kind, int(count)] = scores
-    return found
+def _reference(request: Request, store: ModelStore, name: str, version: int) -> Response:
+    manifest: Manifest = ask_store(store.manifest, name, version)
+    if manifest.reference is None:
+        raise UnknownModel(f"{name}@{version} was published without reference rows")
+    arrays = parse_reference(ask_store(store.read, manifest.reference), manifest)
+    fields = {"model": {"name": name, "version": version, "digest": manifest.digest}}
+    return _tensors(request, fields, arrays)
 
 
 def _tensors(request: Request, fields: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Response:
@@ -135,32 +131,41 @@ def _tensors(request: Request, fields: dict[str, Any], arrays: dict[str, NDArray
     return Response(wire.encode_json(fields, arrays, as_base64=False), media_type=wire.JSON_TYPE)
 
 
+# Health is told by the event loop alone: without a thread, a lock or the store, whatever those are busy with.
+
+
 @router.get("/healthz", responses=document.problems() | document.states(schemas.Health, 200, 500))
-def healthz(request: Request) -> Response:
-    """200 while the compute thread lives and is not stuck."""
+async def healthz(request: Request) -> Response:
+    """200 while the threads that compute and poll live, and the compute thread is not stuck."""
     service = service_of(request)
-    engine, healthy = service.engine, service.healthy
-    status = "ok" if healthy else "stuck" if engine.alive else "dead"
-    body = {"status": status, "busy_seconds": round(engine.busy_seconds(), 3)}
+    healthy = service.healthy
+    status = "ok" if healthy else "stuck" if service.alive else "dead"
+    body = {"status": status, "busy_seconds": round(service.engine.busy_seconds(), 3)}
     return Response(orjson.dumps(body), 200 if healthy else 500, media_type=wire.JSON_TYPE)
 
 
 @router.get("/readyz", responses=document.problems() | document.states(schemas.Readiness, 200, 503))
-def readyz(request: Request) -> Response:
+async def readyz(request: Request) -> Response:
     """200 once the default model is loaded, verified and warm, until the server drains; problems either way.
 
-    A server of several models without a default is ready when it knows them.
+    A server of several models without a default is ready when it knows them. On a server with keys, callers without
+    one hear how many problems there are, and not which.
     """
     service = service_of(request)
-    default = service.residents.default
+    default, problems = service.residents.default, service.residents.problems
     ready = service.ready
-    body = {
+    body: dict[str, Any] = {
         "ready": ready,
         "draining": service.draining,
         "model": None if default is None else str(default),
-        "loaded": sorted(str(resident) for resident in service.residents.loaded()),
-        "problems": service.residents.problems,
     }
+    if service.settings.keys_file is None or hasattr(request.state, "key"):
+        body["loaded"] = sorted(str(resident) for resident in service.residents.loaded())
+        body["problems"] = problems
+    else:
+        # They name the store, its files and their digests.
+        told = f"number of problems: {len(problems)}. The log says which, and so does this with a key"
+        body["problems"] = [told] if problems else []
     return Response(orjson.dumps(body), 200 if ready else 503, media_type=wire.JSON_TYPE)
 
 
@@ -172,9 +177,21 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/version", responses=document.problems())
-def version_of_elbod() -> dict[str, str]:
+async def version_of_elbod() -> dict[str, str]:
     """The version of this server."""
     return {"name": "elbod", "version": __version__}
+
+
+def _model_with_history(service: Service, name: str) -> dict[str, Any]:
+    found = _model(service, name)
+    found["history"] = {
+        alias: [
+            {"entry": e.number, "version": e.version, "who": e.who, "when": e.when.isoformat(), "why": e.why}
+            for e in ask_store(service.store.history, name, alias)
+        ]
+        for alias in found["aliases"]
+    }
+    return found
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
@@ -200,7 +217,7 @@ def ask_store(method: Any, *arguments: Any, **named: Any) -> Any:
         raise UnknownModel(str(error)) from error
     except (Corrupt, Unsupported) as error:
         logger.error("%s", error)
-        raise ModelFailure("this part of the model store cannot be read: the log says why") from error
+        raise DamagedStore("this part of the model store cannot be read: the log says why") from error
     except Conflict:
         raise
     except StoreError as error:

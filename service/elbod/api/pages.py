@@ -50,7 +50,7 @@ _DIGEST = hashlib.sha256(b"\0".join(part for name in _FILES for part in (name.en
 
 
 @router.get("/")
-def page(request: Request) -> Response:
+async def page(request: Request) -> Response:
     """The playground."""
     body = _render(str(request.scope.get("root_path", "")))
     headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"} | _CONFINED
@@ -60,7 +60,7 @@ def page(request: Request) -> Response:
 
 
 @router.get(f"{PAGE_FILES}/{{digest}}/{{name:path}}")
-def file(digest: str, name: str) -> Response:
+async def file(digest: str, name: str) -> Response:
     """A script, style or picture of the page. Raises UnknownModel for those of another elbod."""
     if digest != _DIGEST or name not in _FILES or name == _PAGE:
         raise UnknownModel(f"no file {name[:100]!r} of this version of the page: load the page again")

@@ -3,6 +3,7 @@
 A key opens routes by method and path, so that a new route is closed until it is listed here as open.
 """
 
+import contextlib
 import ipaddress
 import time
 
@@ -77,6 +78,10 @@ class Guard:
                 except RequestError as error:
                     await respond(Request(scope), error)(scope, receive, send)
                     return
+            else:
+                # Open to all, and /readyz says more to whoever has a key.
+                with contextlib.suppress(RequestError):
+                    scope.setdefault("state", {})["key"] = self._ring.find(_token(scope), time.monotonic())
         await self.app(scope, receive, send)
 
 

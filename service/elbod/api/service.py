@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from elbod.engine.poller import Poller, delays
 from elbod.engine.residents import Residents
 from elbod.engine.runner import Runner
 from elbod.engine.tasks import Task
+from elbod.engine.threads import Threads
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
@@ -35,6 +37,11 @@ _LOAD_PATIENCE = 10.0
 
 # Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
 _WATCH_AFTER = 0.05
+
+_DROPPED = "the server shut down before the answer was there: the work was dropped"
+
+# Requests that ask the store at once: what is published, or where an alias goes.
+_STORE_THREADS = 8
 
 # Two, so that a body of many megabytes does not hold up all others.
 _DECODERS = 2
@@ -54,9 +61,13 @@ class Service:
             self.store, runner, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
         )
         self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
+        self._poller = Poller(self._look, delays(settings.poll_interval))
+        self._store_threads = Threads(_STORE_THREADS, "elbod-store")
         self.draining = False
         self.metrics = Metrics(self.engine, self.residents, lambda: self.ready)
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Done when the time of a drain is up.
+        self._given_up: asyncio.Future[None] | None = None
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._waking = False
@@ -68,36 +79,74 @@ class Service:
     async def life(self) -> AsyncIterator[None]:
         """Engine and poller run inside; at the end what was admitted is finished."""
         self._loop = asyncio.get_running_loop()
-        poller = Poller(self.residents.poll, delays(self.settings.poll_interval))
+        self._given_up = self._loop.create_future()
         flushing = asyncio.create_task(self.metrics.flush_regularly())
         self.engine.start()
-        poller.start()
+        self._poller.start()
         # The first look loads the default model: connections are answered once it is there, or its time is up.
-        await run_in_threadpool(poller.looked.wait, _LOAD_PATIENCE)
+        await run_in_threadpool(self._poller.looked.wait, _LOAD_PATIENCE)
         try:
             yield
         finally:
             self.draining = True
-            await run_in_threadpool(poller.stop)
+            await run_in_threadpool(self._poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
             flushing.cancel()
             self.metrics.flush()
 
+    def _look(self) -> None:
+        """One look at the store; only the first waits for what it begins to load."""
+        self.residents.poll(0 if self._poller.looked.is_set() else _LOAD_PATIENCE)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that compute and poll live."""
+        return self.engine.alive and self._poller.is_alive()
+
     @property
     def healthy(self) -> bool:
-        """Whether the compute thread lives and is not stuck."""
-        return self.engine.alive and self.engine.busy_seconds() < STUCK_AFTER
+        """Whether those threads live, and the compute thread is not stuck."""
+        return self.alive and self.engine.busy_seconds() < STUCK_AFTER
 
     @property
     def ready(self) -> bool:
         """Whether the default model is loaded, verified and warm, and the process takes work."""
         return self.residents.ready and not self.draining
 
-    async def resident(self, reference: str | None) -> Resident:
-        """The resident of a reference, loaded on a thread if it is not there yet."""
+    async def resident(self, request: Request, reference: str | None) -> Resident:
+        """The resident of a reference, loaded by other threads if it is not there yet.
+
+        Raises as `Residents.acquire` and `attended`, and Draining.
+        """
         found = self.residents.find(reference)
-        return found if found is not None else await run_in_threadpool(self.residents.acquire, reference)
+        if found is not None:
+            return found
+        if self.draining:
+            raise Draining("the server is shutting down: try another one")
+        return await self.attended(request, self._outcome(self.residents.ask(reference)))
+
+    async def ask_store(self, request: Request, question: Callable[..., T], *arguments: Any) -> T:
+        """The outcome of a call that asks the model store, on one of a few threads, as `attended`.
+
+        Once it has begun, the call itself goes on whatever happens to its caller.
+        """
+        asked = self._store_threads.submit(question, *arguments)
+        try:
+            return await self.attended(request, self._outcome(asked))
+        finally:
+            asked.cancel()
+
+    async def _outcome(self, work: "Future[T]") -> T:
+        """What other threads work on, which others may wait for as well. Raises Draining at the end of a drain."""
+        assert self._given_up is not None
+        outcome = asyncio.wrap_future(work)
+        # Nobody may be left to hear of an error.
+        outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait((outcome, self._given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not outcome.done():
+            raise Draining(_DROPPED)
+        return outcome.result()
 
     def begin_drain(self) -> None:
         """Take nothing new; what is admitted has `drain_timeout` seconds. Called from a signal handler."""
@@ -106,8 +155,10 @@ class Service:
             self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_timeout, self._give_up)
 
     def _give_up(self) -> None:
+        if self._given_up is not None and not self._given_up.done():
+            self._given_up.set_result(None)
         for task in list(self._waiting):
-            self._fail(task, Draining("the server shut down before the answer was there: the work was dropped"))
+            self._fail(task, Draining(_DROPPED))
 
     async def run(self, job: Job, resident: Resident, request: Request) -> Result:
         """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
@@ -144,8 +195,8 @@ class Service:
         """
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(_disconnected(request))
-        seconds = max(0.0, self.deadline(request) - asyncio.get_running_loop().time())
         try:
+            seconds = max(0.0, self.deadline(request) - asyncio.get_running_loop().time())
             done, _ = await asyncio.wait((working, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if working in done:
                 return working.result()

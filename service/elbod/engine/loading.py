@@ -1,6 +1,7 @@
 """From a manifest to a model that may serve: read, verify, build, self-test and warm, compare with its reference."""
 
 import logging
+import re
 import time
 from dataclasses import dataclass
 
@@ -13,10 +14,11 @@ from elbod import __version__
 from elbod.engine.jobs import Array, Floats
 from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source, pin_thread
 from elbod.engine.selftest import proved_sizes, wide_sizes
-from elbod.errors import ModelFailure
+from elbod.errors import DamagedStore, ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
+from elbod.generators.likelihoods import Likelihood
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,11 @@ logger = logging.getLogger(__name__)
 CPU_TILES = (4, 8, 16, 32)
 WIDE_CPU_TILES = (64, 128)
 CUDA_TILES = (64, 256, 1024)
+# Where an element takes more numbers than a byte has levels, a row's distribution alone fills the cache.
+_MANY_PARAMETERS, _FEW_ROWS = 256, CPU_TILES[:2]
+
+# What safetensors and numpy raise of bytes that are no tensors, or of another dtype or shape.
+_UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError)
 
 # Other machines round differently, but not more than this.
 _REFERENCE_TOLERANCE = 1e-4
@@ -78,17 +85,16 @@ class Resident:
 
 
 def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
-    """The version, ready to serve. Raises elbod_store errors or ModelFailure; changes nothing."""
+    """The version, ready to serve. Raises elbod_store errors, ModelFailure or DamagedStore; changes nothing."""
     started = time.monotonic()
     pin_thread()
     weights = store.read(manifest.weights)
     try:
         generator = checkpoint.load(blueprint_of(manifest), weights).to(runner.device)
     except InvalidCheckpoint as error:
-        raise ModelFailure(f"{manifest.name}@{manifest.version} cannot be loaded: {error}") from error
+        raise _cannot_load(manifest, error) from error
     generator.prepare()
-    cuda = runner.device.type == "cuda"
-    candidates, wide = (CUDA_TILES, ()) if cuda else (CPU_TILES, WIDE_CPU_TILES)
+    candidates, wide = _tiles(runner.device, generator.likelihood)
     proved = proved_sizes(runner, generator, candidates)
     sizes = proved or candidates[-1:]
     wider = wide_sizes(runner, generator, proved, wide) if proved else ()
@@ -109,7 +115,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
         calibration=calibration[MARGINAL],
         given_label=calibration[GIVEN_LABEL],
-        nbytes=sum(tensor.nbytes for tensor in generator.state_dict().values()),
+        nbytes=generator.kept_bytes(),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
     )
     logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, resident.sizes)
@@ -118,27 +124,65 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
     return resident
 
 
-def _calibration(store: ModelStore, manifest: Manifest) -> dict[str, dict[int, Calibration]]:
-    """By kind of score and number of draws."""
-    found: dict[str, dict[int, Calibration]] = {MARGINAL: {}, GIVEN_LABEL: {}}
-    if manifest.calibration is None:
-        return found
+def _tiles(device: torch.device, likelihood: Likelihood) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Candidates for the sizes of tiles, and for those of wide ones."""
+    if device.type == "cuda":
+        return CUDA_TILES, ()
+    return (_FEW_ROWS, ()) if likelihood.parameters > _MANY_PARAMETERS else (CPU_TILES, WIDE_CPU_TILES)
+
+
+def needed_bytes(manifest: Manifest) -> int:
+    """Bytes that the version's load will keep, or use at once where that is more. Raises ModelFailure."""
     try:
-        for name, scores in load_safetensors(store.read(manifest.calibration)).items():
-            kind = GIVEN_LABEL if name.startswith(GIVEN_LABEL) else MARGINAL
-            samples = int(name.removeprefix(f"{kind}_"))
-            if (
-                scores.dtype != np.float64
-                or scores.ndim != 1
-                or (np.diff(scores) < 0).any()
-                or not np.isfinite(scores).all()
-            ):
-                raise ValueError(f"{name} must be ascending finite float64 scores")
-            found[kind][samples] = Calibration(samples, scores)
-    except (SafetensorError, ValueError) as error:
-        name = f"{manifest.name}@{manifest.version}"
-        raise ModelFailure(f"the calibration scores of {name} cannot be read: {error}") from error
+        generator = checkpoint.outline(blueprint_of(manifest))
+    except InvalidCheckpoint as error:
+        raise _cannot_load(manifest, error) from error
+    # What one tile decodes to, in float64.
+    tile = CPU_TILES[-1] * generator.likelihood.event_dims * generator.likelihood.parameters * 8
+    return max(manifest.weights.size, generator.kept_bytes(), tile)
+
+
+def _cannot_load(manifest: Manifest, error: InvalidCheckpoint) -> ModelFailure:
+    return ModelFailure(f"{manifest.name}@{manifest.version} cannot be loaded: {error}")
+
+
+def _calibration(store: ModelStore, manifest: Manifest) -> dict[str, dict[int, Calibration]]:
+    if manifest.calibration is None:
+        return {MARGINAL: {}, GIVEN_LABEL: {}}
+    return parse_calibration(store.read(manifest.calibration), manifest)
+
+
+def parse_calibration(raw: bytes, manifest: Manifest) -> dict[str, dict[int, Calibration]]:
+    """A version's calibration blob, by kind of score and number of draws. Raises DamagedStore."""
+    found: dict[str, dict[int, Calibration]] = {MARGINAL: {}, GIVEN_LABEL: {}}
+    try:
+        for name, scores in load_safetensors(raw).items():
+            kind, _, count = name.rpartition("_")
+            if kind not in found or not re.fullmatch("[1-9][0-9]{0,8}", count):
+                raise ValueError(f"{name} must be {MARGINAL} or {GIVEN_LABEL}, then _ and a number of draws")
+            ascending = scores.dtype == np.float64 and scores.ndim == 1 and not (np.diff(scores) < 0).any()
+            if not ascending or not len(scores) or not np.isfinite(scores).all():
+                raise ValueError(f"{name} must be ascending finite float64 scores of one row at least")
+            found[kind][int(count)] = Calibration(int(count), scores)
+    except _UNREADABLE as error:
+        raise _unreadable("calibration scores", manifest, error) from error
     return found
+
+
+def parse_reference(raw: bytes, manifest: Manifest) -> dict[str, Array]:
+    """The tensors of a version's reference rows. Raises DamagedStore."""
+    try:
+        tensors = load_safetensors(raw)
+        for name, values in tensors.items():
+            if values.dtype.kind not in "iuf":
+                raise ValueError(f"{name} is {values.dtype}, not numbers")
+    except _UNREADABLE as error:
+        raise _unreadable("reference rows", manifest, error) from error
+    return tensors
+
+
+def _unreadable(what: str, manifest: Manifest, error: Exception) -> DamagedStore:
+    return DamagedStore(f"the {what} of {manifest.name}@{manifest.version} cannot be read: {error}")
 
 
 def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
@@ -156,18 +200,18 @@ def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
 
 def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int, manifest: Manifest) -> None:
     """Score the held-out reference rows again with z at temperature 0 of q(z|x), which needs no noise."""
-    try:
-        tensors = load_safetensors(raw)
-        x, expected = tensors["x"], tensors["reconstruction_at_mode"]
-    except (SafetensorError, KeyError) as error:
-        raise ModelFailure(
-            f"the reference rows of {manifest.name}@{manifest.version} cannot be read: {error}"
-        ) from error
-    count = min(len(x), size)
     inputs = DrawInputs.zeros(generator, size)
-    inputs.x[:count] = x[:count]
-    if "label" in tensors:
-        inputs.label[:count] = tensors["label"][:count]
+    tensors = parse_reference(raw, manifest)
+    try:
+        x, expected = tensors["x"], tensors["reconstruction_at_mode"]
+        count = min(len(x), size)
+        inputs.x[:count] = x[:count]
+        if "label" in tensors:
+            inputs.label[:count] = tensors["label"][:count]
+        if x.shape[1:] != generator.event_shape or expected.shape != (len(x),):
+            raise ValueError(f"x is {x.shape} and reconstruction_at_mode {expected.shape}")
+    except _UNREADABLE as error:
+        raise _unreadable("reference rows", manifest, error) from error
     inputs.source[:count] = Source.POSTERIOR
     encoded = runner.encode(generator, inputs.x, inputs.label)
     inputs.parameters = {

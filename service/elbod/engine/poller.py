@@ -1,8 +1,14 @@
 """When the store is looked at: about once an interval, and not by all servers at once."""
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+# A look that is under way at the end is waited for, if the store answers.
+_LAST_LOOK = 1.0
 
 # Over how many looks servers that started in one moment move apart.
 _APART = 10
@@ -24,7 +30,7 @@ def delays(interval: float, uniform: Callable[[float, float], float] = random.un
 
 
 class Poller(threading.Thread):
-    """Calls `look` at once, and again after each of `delays`. `look` must not raise."""
+    """Calls `look` at once, and again after each of `delays`, whatever it raises."""
 
     def __init__(self, look: Callable[[], None], delays: Iterator[float]) -> None:
         super().__init__(name="elbod-poll", daemon=True)
@@ -34,12 +40,15 @@ class Poller(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self._look()
+            try:
+                self._look()
+            except Exception:
+                logger.exception("a look at the model store failed: looking again")
             self.looked.set()
             if self._stopping.wait(next(self._delays)):
                 return
 
     def stop(self) -> None:
-        """No look begins after this; one that is under way ends first."""
+        """No look begins after this. One that is under way ends first, unless the store keeps it waiting."""
         self._stopping.set()
-        self.join()
+        self.join(_LAST_LOOK)

@@ -91,7 +91,11 @@ class Generator(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, blueprint: Blueprint, spec: Any) -> Self:
-        """An instance with untrained weights; `spec` is `blueprint.spec` validated as `cls.Spec`."""
+        """An instance with untrained weights; `spec` is `blueprint.spec` validated as `cls.Spec`.
+
+        Before a version is loaded this runs with large tensors on the `meta` device, which have no values (see
+        `outline.Outline`): what needs the values of weights belongs in `prepare`.
+        """
 
     @abstractmethod
     def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
@@ -99,6 +103,11 @@ class Generator(nn.Module, ABC):
 
     def prepare(self) -> None:
         """Compute what stays constant while the weights do; called once before a trained model is used."""
+
+    def kept_bytes(self) -> int:
+        """Bytes that the model keeps while it is loaded: its tensors and, in families that override this, what they
+        compute from those once."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     @property
     def event_shape(self) -> tuple[int, ...]:

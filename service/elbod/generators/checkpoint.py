@@ -8,6 +8,7 @@ A family is whatever an installed package declares under the entry point group `
 Nothing is ever unpickled: weights are safetensors, blueprints are JSON that is validated against the family's `Spec`.
 """
 
+import math
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -17,8 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from elbod.generators.base import Blueprint, Generator
+from elbod.generators.outline import Outline
 
 ENTRY_POINT_GROUP = "elbod.generators"
 
@@ -44,6 +47,12 @@ class Described(Protocol):
     def binarization(self) -> str | None: ...
     @property
     def labels(self) -> tuple[str, ...] | None: ...
+
+
+# No size in a spec is larger, and no model has more elements a row: what is beyond is a mistake, or an attack.
+_MAX_SIZE, _MAX_EVENT = 2**20, 2**28
+# Of the header of a safetensors file, in bytes: tensors by the ten thousand have names of a megabyte.
+_MAX_HEADER = 16 * 1024**2
 
 
 class InvalidCheckpoint(ValueError):
@@ -87,14 +96,32 @@ def blueprint_of(described: Described) -> Blueprint:
 def build(blueprint: Blueprint) -> Generator:
     """A generator with untrained weights. Raises InvalidCheckpoint."""
     kind, spec = _validated_spec(blueprint)
-    if not blueprint.event_shape or any(size < 1 for size in blueprint.event_shape):
-        raise InvalidCheckpoint(f"event_shape must be positive sizes, at least one, not {blueprint.event_shape}")
+    shape = blueprint.event_shape
+    if not shape or any(size < 1 for size in shape) or math.prod(shape) > _MAX_EVENT:
+        raise InvalidCheckpoint(
+            f"event_shape must be positive sizes, at least one, of at most {_MAX_EVENT} elements, not {shape}"
+        )
     _check_labels(kind, blueprint)
     try:
         return kind.build(blueprint, spec)
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
         # What a family's constructor and torch say of sizes that no model can have.
         raise InvalidCheckpoint(f"family {blueprint.family!r} cannot be built: {error}") from error
+
+
+def outline(blueprint: Blueprint) -> Generator:
+    """A generator whose large tensors have shapes and dtypes but no memory: what `build` would allocate.
+
+    Raises InvalidCheckpoint, also for a family whose constructor reads the values of a large tensor (see `Outline`).
+    """
+    try:
+        with Outline():
+            return build(blueprint)
+    except InvalidCheckpoint as error:
+        if isinstance(error.__cause__, NotImplementedError) or "meta" in str(error.__cause__):
+            reads = "its constructor reads the values of a large tensor, which belongs in `prepare`"
+            raise InvalidCheckpoint(f"family {blueprint.family!r} cannot be outlined: {reads}: {error}") from error
+        raise
 
 
 def _check_labels(kind: type[Generator], blueprint: Blueprint) -> None:
@@ -123,10 +150,22 @@ def _validated_spec(blueprint: Blueprint) -> tuple[type[Generator], Any]:
         raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {places}") from error
     except ValueError as error:
         raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {error}") from error
-    unknown = sorted(set(blueprint.spec) - set(adapter.dump_python(spec)))
+    plain = adapter.dump_python(spec)
+    if (size := _largest(plain)) > _MAX_SIZE:
+        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} has the size {size}: the limit is {_MAX_SIZE}")
+    unknown = sorted(set(blueprint.spec) - set(plain))
     if unknown:
         raise InvalidCheckpoint(f"spec of family {blueprint.family!r} has unknown keys: {', '.join(unknown)}")
     return kind, spec
+
+
+def _largest(value: object) -> int:
+    """The largest whole number in a spec, as Python data."""
+    if isinstance(value, dict):
+        return max(map(_largest, value.values()), default=0)
+    if isinstance(value, (list, tuple)):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int) else 0
 
 
 def save(generator: Generator) -> bytes:
@@ -136,19 +175,39 @@ def save(generator: Generator) -> bytes:
 
 
 def load(blueprint: Blueprint, weights: bytes) -> Generator:
-    """The trained generator, on the CPU, in `eval` mode, with gradients off; every tensor must fit and be finite."""
+    """The trained generator, on the CPU, in `eval` mode, with gradients off; every tensor must fit and be finite.
+
+    Nothing is allocated for a model that the weights do not fit.
+    """
+    tensors = _tensors(weights)
+    check_fit(blueprint, tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InvalidCheckpoint(f"weights.{name} has a value that is not finite")
     generator = build(blueprint)
+    generator.load_state_dict(tensors)
+    return generator.eval().requires_grad_(False)
+
+
+def _tensors(weights: bytes) -> dict[str, Tensor]:
+    if int.from_bytes(weights[:8], "little") > _MAX_HEADER:
+        raise InvalidCheckpoint(f"weights are not a safetensors file: its header has more than {_MAX_HEADER} bytes")
     try:
-        tensors = load_safetensors(weights)
+        return load_safetensors(weights)
     except SafetensorError as error:
         raise InvalidCheckpoint(f"weights are not a safetensors file: {error}") from error
     except KeyError as error:
         raise InvalidCheckpoint(f"weights have a tensor of dtype {error}, which torch lacks") from error
-    expected = generator.state_dict()
+
+
+def check_fit(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:
+    """Names, shapes and dtypes are those of the model that the blueprint describes. Raises InvalidCheckpoint."""
+    expected = outline(blueprint).state_dict()
     if tensors.keys() != expected.keys():
-        wrong = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        wrong = sorted(tensors.keys() ^ expected.keys())
+        shown = ", ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         raise InvalidCheckpoint(
-            f"weights do not match family {blueprint.family!r}: tensors missing or unknown: {wrong}"
+            f"weights do not match family {blueprint.family!r}: tensors missing or unknown: {shown}"
         )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
@@ -156,7 +215,3 @@ def load(blueprint: Blueprint, weights: bytes) -> Generator:
                 f"weights.{name} is {tensor.dtype} {tuple(tensor.shape)}, "
                 f"the spec asks for {expected[name].dtype} {tuple(expected[name].shape)}"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InvalidCheckpoint(f"weights.{name} has a value that is not finite")
-    generator.load_state_dict(tensors)
-    return generator.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ fast as they run. They begin as the identity, so that training begins at the bas
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from torch import Tensor, nn
 from elbod.generators.posteriors import Posterior
 from elbod.generators.priors import Prior
 
+# Of a coupling's spline: widths and heights of 8 bins, and the slopes between them.
+_NUMBERS_PER_FEATURE = 3 * 8 - 1
+_MAX_WEIGHTS = 2**26
+
 
 def aligned_context(features: int, least: int) -> int:
     """At least so many numbers of context, so that those and the features are a multiple of 16.
@@ -26,6 +31,14 @@ def aligned_context(features: int, least: int) -> int:
     and 67 inputs on AVX-512), and a model whose rows depend on their place is not reproducible.
     """
     return least + -(features + least) % 16
+
+
+def check_flow_sizes(features: int, transforms: int, hidden: Sequence[int]) -> None:
+    """Raises ValueError for a flow of more weights than any has: its masks are computed while it is built."""
+    widths = (2 * features + hidden[-1], *hidden, _NUMBERS_PER_FEATURE * features)
+    weights = transforms * sum(math.prod(pair) for pair in itertools.pairwise(widths))
+    if weights > _MAX_WEIGHTS:
+        raise ValueError(f"a flow has at most {_MAX_WEIGHTS} weights, not {weights}: make flow_hidden smaller")
 
 
 def coupling_flow(features: int, context: int, transforms: int, hidden: Sequence[int]) -> zuko.flows.Flow:
@@ -47,6 +60,11 @@ class Precisions:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Precisions":
         return Precisions(copy.deepcopy(self._trained, memo))
+
+    def kept_bytes(self) -> int:
+        """What the copy takes: twice the weights, and the masks again."""
+        tensors = self._trained.state_dict().values()
+        return sum(tensor.nbytes * (2 if tensor.dtype == torch.float32 else 1) for tensor in tensors)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """u = f(z) and log |det df/dz| (n,), in the precision of z."""

@@ -39,6 +39,9 @@ from elbod.generators.priors import Prior
 _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -5.0, 3.0
 _LOG_2PI = math.log(2 * math.pi)
 
+# A stage: every draw walks through them all, one after the other.
+_MAX_GROUPS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class LadderSpec:
@@ -57,6 +60,8 @@ class LadderSpec:
             raise ValueError("channels, groups and latent_channels must have one entry a stage")
         if min(*self.channels, *self.latent_channels, self.blocks) < 1 or min(self.groups) < 0:
             raise ValueError("channels, latent_channels and blocks must be positive, groups not negative")
+        if max(self.groups) > _MAX_GROUPS:
+            raise ValueError(f"a stage has at most {_MAX_GROUPS} groups, not {max(self.groups)}")
         if self.groups[-1] < 1:
             raise ValueError("the coarsest stage, the last one, needs a group")
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, widened
-from elbod.generators.flows import FlowPosterior, FlowPrior, Precisions, aligned_context, coupling_flow
+from elbod.generators.flows import (
+    FlowPosterior,
+    FlowPrior,
+    Precisions,
+    aligned_context,
+    check_flow_sizes,
+    coupling_flow,
+)
 from elbod.generators.likelihoods import Observation
 from elbod.generators.networks import Activation, check_network_sizes, mlp
 from elbod.generators.posteriors import DiagonalNormal, Posterior, positive_stddev
@@ -52,6 +59,8 @@ class VAESpec:
             raise ValueError(f"flow_hidden must be positive sizes, at least one, not {self.flow_hidden}")
         if "flow" in (self.prior, self.posterior) and self.latent_dim < 2:
             raise ValueError("a flow couples latent dimensions: latent_dim must be at least 2")
+        if "flow" in (self.prior, self.posterior):
+            check_flow_sizes(self.latent_dim, self.flow_transforms, self.flow_hidden)
         if (self.prior, self.posterior) == ("vamp", "flow"):
             raise ValueError(
                 "the vamp prior is a mixture of normal posteriors: choose posterior=normal or another prior"
@@ -115,6 +124,11 @@ class VAE(Generator):
         if self._has_pseudo_inputs:
             with torch.no_grad():
                 self._components = self._vamp_prior()
+
+    def kept_bytes(self) -> int:
+        flows = [flow.kept_bytes() for flow in (self._prior_flow, self._posterior_flow) if flow is not None]
+        pseudo_inputs = len(self.pseudo_inputs) if self._has_pseudo_inputs else 0
+        return super().kept_bytes() + sum(flows) + 2 * 4 * pseudo_inputs * self.latent_dim
 
     def train(self, mode: bool = True) -> Self:
         self._components = None

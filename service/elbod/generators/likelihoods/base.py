@@ -9,6 +9,9 @@ from torch import Tensor
 
 Measure = Literal["pmf", "density"]
 
+# Of 16-bit data.
+MAX_LEVELS = 65_536
+
 
 class Observation(ABC):
     """p(x|z) for n latents, element by element: parameters are (n, *event_shape)."""
@@ -77,6 +80,8 @@ class LevelsLikelihood(Likelihood):
         super().__init__(event_shape, levels)
         if levels is None or levels < 2:
             raise ValueError(f"{self.name} needs levels >= 2, got {levels}")
+        if levels > MAX_LEVELS:
+            raise ValueError(f"{self.name} has at most {MAX_LEVELS} levels, got {levels}: rescale the data")
         self._levels = levels
 
     @property
