@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 
 from elbod import __version__
 from elbod.api import admin, links, models, pages, problems, routes, security
+from elbod.api.budget import Held
 from elbod.api.logs import RequestLog
 from elbod.api.service import Service
 from elbod.settings import Settings
@@ -39,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(models.router)
     app.include_router(admin.router)
     app.include_router(pages.router)
+    app.add_middleware(Held, budget=service.budget)
     security.install(app, settings)
     app.add_middleware(RequestLog, ended=service.metrics.ended)
     problems.install(app)

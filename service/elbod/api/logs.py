@@ -15,7 +15,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from elbod.api.problems import bug
+from elbod.api.problems import bug, respond
 
 logger = logging.getLogger("elbod.access")
 
@@ -77,8 +77,10 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
             await send(message)
 
+        refusal = scope["state"].get("refusal")
+        app = self.app if refusal is None else respond(Request(scope), refusal)
         try:
-            await self.app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED_REQUEST
         except Exception:
