@@ -49,9 +49,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_pipe_that_nobody_reads_stops_neither_workers_nor_supervisor(
-    served_store: ModelStore, workers: int
-) -> None:
+def test_a_pipe_that_nobody_reads_stops_neither_workers_nor_supervisor(served_store: ModelStore, workers: int) -> None:
     reader, writer = os.pipe()
     try:
         with serving(served_store, writer, workers) as (process, url):

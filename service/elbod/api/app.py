@@ -30,6 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         root_path=settings.root_path,
         static_url=security.DOCS_FILES,
+        # A redirect would lead to whatever host the request names.
+        redirect_slashes=False,
         # Where OTEL_EXPORTER_OTLP_ENDPOINT says; nowhere without it.
         telemetry={"auto_configure": True},
     )

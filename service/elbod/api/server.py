@@ -198,6 +198,11 @@ def refuse_open_door(settings: Settings) -> None:
     """Nobody beyond this machine is let in unasked without keys. Raises StartupError, for a bad keys file too."""
     if settings.keys_file is not None:
         keys.read(settings.keys_file)
+    elif settings.admin and "*" in settings.cors_origins:
+        raise StartupError(
+            "refusing --admin with cors_origins * and without keys, which lets any page move aliases: give --keys-file "
+            "(see `elbod keys`), or name the origins"
+        )
     elif is_loopback(settings.host):
         return
     elif settings.admin:
