@@ -12,7 +12,7 @@ _MOST_BYTES = 4 * 1024**2
 # Up to so many bytes the kernel writes to a pipe at once (PIPE_BUF): workers share it, and their lines must not mix.
 _WRITTEN_AT_ONCE = 4096
 # Seconds between two wakes of the thread: each takes the interpreter from the thread that computes.
-_COLLECT = 0.01
+_COLLECT = 0.05
 
 
 class LineWriter:

@@ -198,8 +198,9 @@ class _Lingering:
         self.write, self.is_closing, self._transport = transport.write, transport.is_closing, transport
 
     def close(self) -> None:
-        self._transport.pause_reading()
-        self._transport.write_eof()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._transport.write_eof()
 
 
 def _url_too_long() -> UrlTooLong:
