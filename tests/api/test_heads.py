@@ -233,3 +233,11 @@ def test_a_body_that_nobody_reads_does_not_keep_a_connection(impatient: Server) 
 
         wait_for(closed, 30)
         assert received.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_to_upgrade_is_answered_in_this_protocol(server: Server) -> None:
+    upgrade = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    last = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connect(server) as connection:
+        connection.sendall(upgrade + last)
+        assert answers(connection).count(b"HTTP/1.1 200 ") == 2
