@@ -8,12 +8,15 @@
     |   |-- Forbidden               403  the key lacks the scope, or the server runs without --admin
     |   |-- UnknownModel            404  no such model, version or alias
     |   |-- NotAcceptable           406  none of `Accept` is on offer
+    |   |-- HeadTooSlow             408  the head stopped arriving
     |   |-- BodyTooSlow             408  the body stopped arriving
     |   |-- LostRace                409  an alias is not where the caller believes it to be
     |   |-- BodyTooLarge            413  over the byte limit
+    |   |-- UrlTooLong              414  over the byte limit of a URL
     |   |-- UnsupportedMediaType    415  content type not supported
     |   |-- InvalidInput            422  shape, dtype, support or a parameter; names the place
-    |   `-- QueueFull               429  try again after `retry_after` seconds
+    |   |-- QueueFull               429  try again after `retry_after` seconds
+    |   `-- HeadersTooLarge         431  over the limit of all headers together
     |-- NotReady                    503  no model loaded yet, or the store cannot be reached
     |-- Draining                    503  the server is shutting down
     |-- DeadlineExceeded            504  the work was dropped, not finished
@@ -58,6 +61,10 @@ class NotAcceptable(RequestError):
     """None of the media types in `Accept` can be produced."""
 
 
+class HeadTooSlow(RequestError):
+    """The request line and the headers did not arrive in time."""
+
+
 class BodyTooSlow(RequestError):
     """The body did not arrive in time."""
 
@@ -68,6 +75,14 @@ class LostRace(RequestError):
 
 class BodyTooLarge(RequestError):
     """The body is longer than the limit."""
+
+
+class UrlTooLong(RequestError):
+    """The URL is longer than the limit."""
+
+
+class HeadersTooLarge(RequestError):
+    """The headers, their number, or what frames the body is over the limit."""
 
 
 class UnsupportedMediaType(RequestError):
@@ -95,7 +110,7 @@ class InvalidInput(RequestError):
 
 
 class QueueFull(RequestError):
-    """The queue's bound in rows or bytes is reached."""
+    """A bound of what waits is reached."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -133,12 +148,15 @@ STATUS: dict[type[ElbodError], int] = {
     Forbidden: 403,
     UnknownModel: 404,
     NotAcceptable: 406,
+    HeadTooSlow: 408,
     BodyTooSlow: 408,
     LostRace: 409,
     BodyTooLarge: 413,
+    UrlTooLong: 414,
     UnsupportedMediaType: 415,
     InvalidInput: 422,
     QueueFull: 429,
+    HeadersTooLarge: 431,
     ModelFailure: 500,
     DamagedStore: 502,
     NotReady: 503,

@@ -7,6 +7,7 @@ event loop gives it: a worker that is silent for long is killed and replaced.
 
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import time
@@ -27,6 +28,8 @@ _MOST_WORKERS = 8
 # A worker's loop may be held up by garbage collection or a long answer, not for as long as this.
 _SILENCE = 60.0
 _LONG_RUN = 30.0
+# A worker has some forty before its first connection; the supervisor a few for each worker.
+_FEWEST_DESCRIPTORS, _DESCRIPTORS_PER_WORKER = 128, 4
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0
 
 
@@ -53,9 +56,18 @@ def supervise(settings: Settings, *, announce: Callable[[str], None], silence: f
     """
     refuse_open_door(settings)
     count = worker_count(settings)
+    _refuse_few_descriptors(count)
     configure_logging()
     listener = bind(settings.host, settings.port)
     return _Supervisor(settings, listener, announce, silence).run(count)
+
+
+def _refuse_few_descriptors(workers: int) -> None:
+    """Refuse to start where models, connections or workers would soon find none. Raises StartupError."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _FEWEST_DESCRIPTORS + _DESCRIPTORS_PER_WORKER * workers
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise StartupError(f"{limit} file descriptors are too few for {workers} workers: raise `ulimit -n` to {needed}")
 
 
 class _Supervisor:

@@ -91,7 +91,7 @@ def test_a_great_many_tiny_requests_are_answered_one_by_one(start: Callable[...,
 
     def ask(_: int) -> set[int]:
         with httpx.Client(base_url=server.url, timeout=30) as http:
-            return {http.post("/elbo", content=b"{}").status_code for _ in range(TINY_REQUESTS // callers)}
+            return {http.post("/elbo", json={}).status_code for _ in range(TINY_REQUESTS // callers)}
 
     before = memory(server)
     with concurrent.futures.ThreadPoolExecutor(callers) as pool:
@@ -121,7 +121,7 @@ def test_memory_is_flat_under_overload_and_the_refused_hear_when_to_come_back(st
         statuses = []
         with httpx.Client(base_url=server.url, timeout=60) as http:
             while time.monotonic() < until:
-                response = http.post("/elbo", content=content)
+                response = http.post("/elbo", content=content, headers={"Content-Type": "application/json"})
                 statuses.append(response.status_code)
                 if response.status_code == 429:
                     assert 1 <= int(response.headers["retry-after"]) <= 60

@@ -1,6 +1,8 @@
 """Real processes: hot swap under load, same bytes under load, restarts, a corrupt version, signals, start-up errors."""
 
 import concurrent.futures
+import contextlib
+import resource
 import signal
 import socket
 import subprocess
@@ -203,6 +205,37 @@ def test_a_bad_setting_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_door_open_to_the_network_needs_a_word(tmp_path: Path) -> None:
     check_one_line(run_serve("--host", "0.0.0.0", "--port", "0", cwd=tmp_path), "0.0.0.0", "--insecure")
+
+
+def test_admin_without_keys_for_every_page_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "elbod.toml").write_text('cors_origins = ["*"]\n')
+    check_one_line(run_serve("--admin", "--port", "0", cwd=tmp_path), "--admin", "cors_origins", "--keys-file")
+
+
+def test_too_few_file_descriptors_are_one_clear_line(store: ModelStore, tmp_path: Path) -> None:
+    command = f"ulimit -n 24 && exec {ELBOD} serve --store {store.objects.url} --port 0"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    check_one_line(done, "24 file descriptors", "ulimit -n")
+
+
+def test_file_descriptors_that_run_out_are_survived(store: ModelStore, start_server: Callable[..., Server]) -> None:
+    server = start_server(store.objects.url)
+    (worker,) = (int(pid) for pid in children(server.process.pid))
+    _, most = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{worker}/fd").iterdir())) + 10, most))
+    host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        wait_for(lambda: "cannot accept a connection" in server.log.read_text(), 30)
+    assert httpx.post(f"{server.url}/sample", json={}, timeout=30).status_code == 200
+    assert children(server.process.pid) == [str(worker)]
+
+
+def children(pid: int) -> list[str]:
+    """The workers of a supervisor, with nobody else among its children."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_flag_wins_over_a_variable_and_a_variable_over_the_file(

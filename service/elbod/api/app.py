@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 
 from elbod import __version__
 from elbod.api import admin, document, links, models, pages, problems, routes, security
+from elbod.api.budget import Held
 from elbod.api.logs import RequestLog
 from elbod.api.service import Service
 from elbod.settings import Settings
@@ -29,6 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         root_path=settings.root_path,
         static_url=security.DOCS_FILES,
+        # A redirect would lead to whatever host the request names.
+        redirect_slashes=False,
         # Where OTEL_EXPORTER_OTLP_ENDPOINT says; nowhere without it.
         telemetry={"auto_configure": True},
     )
@@ -40,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(admin.router)
     app.include_router(pages.router)
     document.install(app, settings)
+    app.add_middleware(Held, budget=service.budget)
     security.install(app, settings)
     app.add_middleware(RequestLog, ended=service.metrics.ended)
     problems.install(app)

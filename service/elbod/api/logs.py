@@ -1,12 +1,9 @@
 """Request ids and the log: JSON lines on stderr, one a request, never with inputs or keys."""
 
-import contextlib
 import logging
-import os
 import random
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +12,8 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from elbod.api.problems import bug
+from elbod.api.line_writer import LineWriter
+from elbod.api.problems import bug, respond
 
 logger = logging.getLogger("elbod.access")
 
@@ -23,6 +21,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # What nginx calls it, and everybody since: the caller left before the answer.
 CLIENT_CLOSED_REQUEST = 499
 _STDERR = 2
+_FLUSH_SECONDS = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,11 +40,35 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class _LineHandler(logging.Handler):
+    """Hands formatted records to the writer."""
+
+    def __init__(self, lines: LineWriter) -> None:
+        super().__init__()
+        self._lines = lines
+        self.setFormatter(JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.write(f"{self.format(record)}\n".encode())
+        except Exception:
+            self.handleError(record)
+        if record.levelno >= logging.CRITICAL:
+            # The process may be about to end by force.
+            self.flush()
+
+    def flush(self) -> None:
+        """Called by `logging` at the end of the process, too."""
+        self._lines.flush(_FLUSH_SECONDS)
+
+
+# All lines of this process.
+lines = LineWriter(_STDERR)
+
+
 def configure_logging(level: int = logging.INFO) -> None:
     """Everything to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[_LineHandler(lines)], force=True)
     # uvicorn's own access log would say everything twice.
     logging.getLogger("uvicorn.access").disabled = True
 
@@ -77,8 +100,10 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
             await send(message)
 
+        refusal = scope["state"].get("refusal")
+        app = self.app if refusal is None else respond(Request(scope), refusal)
         try:
-            await self.app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED_REQUEST
         except Exception:
@@ -96,7 +121,7 @@ class RequestLog:
 
 
 def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
-    """One line in one write, since other workers write, too; small requests would feel `logging`'s records."""
+    """Not by `logging`: small requests would feel its records."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "level": "info",
@@ -110,6 +135,4 @@ def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> N
     }
     if "key" in scope["state"]:
         line["key_id"] = scope["state"]["key"].id
-    # A log that cannot be written (a full disk, a closed pipe) must not fail what was answered.
-    with contextlib.suppress(OSError):
-        os.write(_STDERR, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    lines.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.concurrency import run_in_threadpool
 
 from elbod.api.histograms import Histogram, decades
+from elbod.api.logs import lines
 from elbod.api.worker_files import has_room
 from elbod.engine.engine import Engine
 from elbod.engine.jobs import Array, Job, Result, Scores
@@ -111,6 +112,7 @@ class Metrics:
             "swaps": counter("swaps", "References that moved to another version while they served."),
             "evictions": counter("evictions", "Versions forgotten to make room."),
         }
+        self._dropped_lines = counter("log_lines_dropped", "Lines of the log that could not be written.")
         self._queue_row_draws = gauge("queue_row_draws", "Row-draws admitted and not answered.", "livesum")
         self._queue_bytes = gauge("queue_bytes", "Bytes admitted and not answered.", "livesum")
         self._row_draws_limit = gauge("queue_row_draws_limit", "Row-draws that are admitted at most.", "livesum")
@@ -205,6 +207,7 @@ class Metrics:
                 metric.labels(stage.value).inc(self._grown((name, stage.value), total))
         for name, metric in self._loads.items():
             metric.inc(self._grown((name,), getattr(loads, name)))
+        self._dropped_lines.inc(self._grown(("log_lines_dropped",), lines.dropped))
         self._cancelled_rows.inc(self._grown(("cancelled_rows",), work.cancelled_rows))
 
     def _grown(self, key: tuple[str, ...], total: int) -> int:

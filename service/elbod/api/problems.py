@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from elbod.errors import STATUS, ElbodError, InvalidInput, Place, QueueFull, Unauthorized
+from elbod.errors import STATUS, Draining, ElbodError, InvalidInput, Place, QueueFull, Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def respond(request: Request, error: ElbodError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if status >= 500:
+    if status >= 500 and not isinstance(error, Draining):
         logger.error("%s: %s", type(error).__name__, error)
     return problem(request, status, _title(type(error).__name__), str(error), places, headers)
 

@@ -330,7 +330,8 @@ def _media_type(request: Request, offers: Sequence[str]) -> str:
 
 async def _parse(request: Request, schema: type[Fields], array_names: Sequence[str]) -> tuple[Fields, Arrays]:
     service = service_of(request)
-    content_type = request.headers.get("content-type", wire.JSON_TYPE).partition(";")[0].strip().lower()
+    # Without a type it is refused: any page may make a browser send that here without being asked.
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in _DATA_TYPES:
         raise UnsupportedMediaType(f"content type {content_type[:100]!r}: send {' or '.join(_DATA_TYPES)}")
     is_json = content_type == wire.JSON_TYPE

@@ -24,6 +24,7 @@ DOCS_FILES = "/docs-files"
 PAGE_FILES = "/playground"
 _CHANGING = frozenset({"PUT", "DELETE", "PATCH"})
 _READING = frozenset({"GET", "HEAD"})
+_FOREIGN = frozenset({b"cross-site", b"same-site"})
 _INFER, _ADMIN = frozenset({"infer"}), frozenset({"admin"})
 
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "Request-Timeout", "X-Request-Id")
@@ -35,7 +36,8 @@ _PICTURE_HEADERS = tuple(
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Add the checks that are configured, and nothing where none is. Raises StartupError."""
+    """Add the check of pages, and those that are configured. Raises StartupError."""
+    app.add_middleware(OwnPages, origins=settings.cors_origins)
     if settings.keys_file is not None:
         app.add_middleware(Guard, ring=KeyRing(settings.keys_file, time.monotonic()))
     if settings.cors_origins:
@@ -83,6 +85,34 @@ class Guard:
                 with contextlib.suppress(RequestError):
                     scope.setdefault("state", {})["key"] = self._ring.find(_token(scope), time.monotonic())
         await self.app(scope, receive, send)
+
+
+class OwnPages:
+    """ASGI middleware: a browser makes this server compute or change for its own page and `origins` only.
+
+    Browsers say in `Sec-Fetch-Site` whose page asks, and other callers do not send it. Links on other pages open.
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        self.app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            if headers.get(b"sec-fetch-site") in _FOREIGN and self._refuses(scope, headers):
+                error = Forbidden("a page of another origin asks: name its origin in cors_origins to let it")
+                await respond(Request(scope), error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _refuses(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        if b"*" in self._origins or headers.get(b"origin") in self._origins:
+            return False
+        if scope["method"] not in _READING:
+            return True
+        opened = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+        return _route_path(scope) == "/sample" and not opened
 
 
 def _token(scope: Scope) -> bytes:

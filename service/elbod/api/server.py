@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from elbod.api import keys
+from elbod.api.protocol import Connection
 from elbod.api.security import is_loopback
 from elbod.errors import StartupError
 from elbod.settings import Settings
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 _ACCEPT_AGAIN = 1.0
 _BURST = 0.001
+_CHECK_EVERY = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -48,16 +50,32 @@ class _Server(uvicorn.Server):
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
 
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-            return made
+        timeout = self._service.settings.request_timeout
 
+        def protocol() -> asyncio.Protocol:
+            return Connection(
+                self.config,
+                self.server_state,
+                self.lifespan.state,
+                loop,
+                timeout=timeout,
+                draining=lambda: self._service.draining,
+            )
+
+        self._checking = loop.create_task(self._check_regularly(min(_CHECK_EVERY, timeout / 4)))
         self.servers = [Acceptor(loop, listener, protocol) for listener in sockets or []]  # type: ignore[misc]
         self.started = True
         if not self.should_exit:
             self._started()
+
+    async def _check_regularly(self, seconds: float) -> None:
+        """Until the loop ends: a drain waits for connections, too."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(seconds)
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.check(loop.time())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -152,6 +170,7 @@ def serve(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -179,6 +198,11 @@ def refuse_open_door(settings: Settings) -> None:
     """Nobody beyond this machine is let in unasked without keys. Raises StartupError, for a bad keys file too."""
     if settings.keys_file is not None:
         keys.read(settings.keys_file)
+    elif settings.admin and "*" in settings.cors_origins:
+        raise StartupError(
+            "refusing --admin with cors_origins * and without keys, which lets any page move aliases: give --keys-file "
+            "(see `elbod keys`), or name the origins"
+        )
     elif is_loopback(settings.host):
         return
     elif settings.admin:

@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from elbod.api.budget import ByteBudget, Holding
 from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Job, Result
@@ -22,7 +23,7 @@ from elbod.engine.residents import Residents
 from elbod.engine.runner import Runner
 from elbod.engine.tasks import Task
 from elbod.engine.threads import Threads
-from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, QueueFull, StartupError
+from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 
@@ -71,7 +72,7 @@ class Service:
         self._waiting: dict[Task, asyncio.Future[Result]] = {}
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._waking = False
-        self._body_bytes = 0
+        self.budget = ByteBudget(settings.max_queue_bytes)
         # More threads that decode JSON would only wait for each other: they hold the interpreter.
         self.decoders = CapacityLimiter(_DECODERS)
 
@@ -161,7 +162,10 @@ class Service:
             self._fail(task, Draining(_DROPPED))
 
     async def run(self, job: Job, resident: Resident, request: Request) -> Result:
-        """The job's result. Raises DeadlineExceeded, Draining, ClientDisconnect: then what has not run never will."""
+        """The job's result. Raises QueueFull.
+
+        Raises DeadlineExceeded, Draining, ClientDisconnect, too: then what has not run never will.
+        """
         if self.draining:
             raise Draining("the server is shutting down: try another one")
         deadline = self.deadline(request)
@@ -176,6 +180,8 @@ class Service:
         late = loop.call_at(deadline, self._fail, task, _too_late(self.timeout(request)))
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
+            # Until the answer has been sent: the engine counts it no longer than until it is computed.
+            holding_of(request).reserve(task.size)
             result = await answer
             self.metrics.answered(job, resident, result)
             return result
@@ -242,28 +248,27 @@ class Service:
             self._watchers[task] = asyncio.ensure_future(watch())
 
     async def read_body(self, request: Request, limit: int) -> bytearray:
-        """The body, never more than `limit` bytes of it, nor more than the queue's bytes with all other bodies.
+        """The body, never more than `limit` bytes of it, nor more than the budget leaves.
 
-        FastAPI's own limit answers in plain text. Raises BodyTooLarge, BodyTooSlow, QueueFull, ClientDisconnect.
+        FastAPI's own limit answers in plain text. Raises BodyTooLarge, BodyTooSlow, QueueFull, ClientDisconnect, and
+        what the connection refused the rest of the body for.
         """
         too_large = BodyTooLarge(f"the body is longer than {limit} bytes: split the request")
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise too_large
-        seconds, body = self.settings.request_timeout, bytearray()
+        seconds, body, holding = self.settings.request_timeout, bytearray(), holding_of(request)
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
-                    body += chunk
-                    self._body_bytes += len(chunk)
-                    if len(body) > limit:
+                    if len(body) + len(chunk) > limit:
                         raise too_large
-                    if self._body_bytes > self.settings.max_queue_bytes:
-                        raise QueueFull("too many bytes are arriving at once", retry_after=1)
+                    holding.reserve(len(body) + len(chunk))
+                    body += chunk
         except TimeoutError as error:
             raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from error
-        finally:
-            self._body_bytes -= len(body)
+        if (refusal := getattr(request.state, "refusal", None)) is not None:
+            raise refusal
         return body
 
     def deadline(self, request: Request) -> float:
@@ -296,6 +301,13 @@ async def _disconnected(request: Request) -> None:
     """Returns when the caller has left; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def holding_of(request: Request) -> Holding:
+    """What the request holds of its service's budget."""
+    holding = request.state.holding
+    assert isinstance(holding, Holding)
+    return holding
 
 
 def service_of(request: Request) -> Service:
