@@ -25,6 +25,9 @@ _ARRAY_SCHEMA = {
 ArrayField = Annotated[Any, WithJsonSchema(_ARRAY_SCHEMA)]
 NullableArray = Annotated[Any, WithJsonSchema({"anyOf": [*_ARRAY_SCHEMA["anyOf"], {"type": "null"}]})]
 
+# No model reference is longer: two names of 64 characters.
+MAX_REFERENCE = 130
+
 REQUEST_ARRAYS = ("x", "z", "label")
 
 
@@ -34,7 +37,10 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str | None = Field(
-        None, description="model reference: name, name@alias or name@version", examples=["digits@production"]
+        None,
+        max_length=MAX_REFERENCE,
+        description="model reference: name, name@alias or name@version",
+        examples=["digits@production"],
     )
     seed: int | None = Field(None, ge=0, lt=MAX_SEED, description="drawn (< 2^53) and returned if absent", examples=[7])
     first_index: int = Field(
@@ -73,7 +79,7 @@ class ElboRequest(Request):
     )
     binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
     include: list[Literal["reconstruction_map"]] = Field(
-        default_factory=list, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
+        default_factory=list, max_length=8, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
     )
 
 

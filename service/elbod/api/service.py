@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from elbod.api.blocks import INLINE_BYTES, Pause, Threads, no_pause
 from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits, Outcome
 from elbod.engine.jobs import Job, Result
@@ -36,9 +36,6 @@ _LOAD_PATIENCE = 10.0
 # Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
 _WATCH_AFTER = 0.05
 
-# Two, so that a body of many megabytes does not hold up all others.
-_DECODERS = 2
-
 
 class Service:
     """One process's share of the work."""
@@ -61,8 +58,7 @@ class Service:
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._waking = False
         self._body_bytes = 0
-        # More threads that decode JSON would only wait for each other: they hold the interpreter.
-        self.decoders = CapacityLimiter(_DECODERS)
+        self._threads = Threads()
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
@@ -81,6 +77,7 @@ class Service:
             await run_in_threadpool(poller.stop)
             if not await run_in_threadpool(self.engine.drain, self.settings.drain_timeout):
                 logger.error("gave up on unfinished work after %s s", self.settings.drain_timeout)
+            self._threads.close()
             flushing.cancel()
             self.metrics.flush()
 
@@ -153,6 +150,12 @@ class Service:
         finally:
             working.cancel()
             leaving.cancel()
+
+    async def in_blocks(self, request: Request, size: int, work: Callable[[Pause], T]) -> T:
+        """The result of work on `size` bytes: here and at once if they are few, else on a thread and attended."""
+        if size <= INLINE_BYTES:
+            return work(no_pause)
+        return await self.attended(request, self._threads.run(work))
 
     def _wake(self) -> None:
         self._waking = False
