@@ -2,7 +2,7 @@
 
 import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from PIL import Image
 from elbod.api.blocks import BLOCK, Pause, no_pause
 from elbod.errors import NotAcceptable
 from elbod.generators.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 # Small scans are enlarged, so that a grid can be looked at.
 _MIN_TILE = 32
@@ -33,9 +36,21 @@ def png_grid(x: NDArray[Any], likelihood: Likelihood, pause: Pause = no_pause) -
             top, left = i // columns * (height + _MARGIN), i % columns * (width + _MARGIN)
             canvas[top : top + height, left : left + width] = image
         pause()
-    out = io.BytesIO()
+    out = _Output(pause)
     Image.fromarray(canvas).save(out, "png")
     return out.getvalue()
+
+
+class _Output(io.BytesIO):
+    """A file that pauses whenever a part of it is written."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__()
+        self._pause = pause
+
+    def write(self, part: "Buffer", /) -> int:
+        self._pause()
+        return super().write(part)
 
 
 def pixels_of(x: NDArray[Any], likelihood: Likelihood) -> NDArray[np.uint8]:

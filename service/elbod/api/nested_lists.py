@@ -129,17 +129,16 @@ def ragged(name: str) -> InvalidInput:
 
 
 def write(array: Array) -> Iterator[bytes]:
-    """The text of an array, a block of numbers at a time."""
+    """The text of a contiguous array, a block of numbers at a time."""
     if array.size <= BLOCK:
-        yield orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+        yield orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         return
     rows = BLOCK * len(array) // array.size
     before = b"["
     for start in range(0, len(array), max(1, rows)):
         yield before
         if rows:
-            block = np.ascontiguousarray(array[start : start + rows])
-            yield orjson.dumps(block, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+            yield orjson.dumps(array[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
         else:
             yield from write(array[start])
         before = b","

@@ -243,10 +243,10 @@ def encode_json(
     fields: Mapping[str, Any], arrays: Mapping[str, Array | None], *, as_base64: bool, pause: Pause = no_pause
 ) -> bytes | memoryview:
     """One JSON object of fields and arrays; undefined numbers and arrays are null."""
-    body, size = _nested(dict(fields) | dict(arrays)), sum(0 if a is None else a.nbytes for a in arrays.values())
+    contiguous = {name: None if a is None else np.ascontiguousarray(a) for name, a in arrays.items()}
+    body, size = _nested(dict(fields) | contiguous), sum(a.nbytes for a in contiguous.values() if a is not None)
     if size <= INLINE_BYTES and not as_base64:
-        whole = {name: np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for name, a in body.items()}
-        return orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     return _joined(_pieces(body, as_base64), size, pause)
 
 
@@ -291,7 +291,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_base64(array: Array) -> Iterator[bytes]:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     described = orjson.dumps({"dtype": array.dtype.name, "shape": list(array.shape), "data": ""})
     yield described[:-2]
     raw = little.data.cast("B") if little.nbytes else memoryview(b"")
