@@ -38,7 +38,9 @@ def test_long_lists_are_the_arrays_that_short_ones_are(
 ) -> None:
     row = rows_of(data, shape)
     text = long_text(row, separators)
-    fields, arrays = wire.decode_json(f'{{"seed":3,"x":{text},"t":["a"]}}'.encode(), ("x", "z"))
+    body = f'{{"seed":3,"z":[[1],[2]],"x":{text},"t":["a"]}}'
+    fields, arrays = wire.decode_json(body.encode(), ("x", "z"))
+    assert arrays["z"].tolist() == [[1], [2]]
     _, short = wire.decode_json(json.dumps({"x": [row]}).encode(), ("x",))
     assert fields == {"seed": 3, "t": ["a"]}
     assert arrays["x"].dtype == short["x"].dtype

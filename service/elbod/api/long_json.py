@@ -31,8 +31,8 @@ def cut_out(body: bytes | bytearray, array_names: Sequence[str], pause: Pause) -
         if not place or not key:
             break
         name, start = key[1].decode("utf-8", "replace"), key.end()
-        span = _long_part(body, start, pause) if name in array_names else None
-        if span is not None:
+        span = _part(body, start, pause) if name in array_names else None
+        if span and span[1] - span[0] > BLOCK:
             left += view[taken : span[0]]
             if body[start] == ord("["):
                 left += b"[]"
@@ -51,17 +51,15 @@ def cut_out(body: bytes | bytearray, array_names: Sequence[str], pause: Pause) -
     return bytes(left), cut
 
 
-def _long_part(body: bytes | bytearray, start: int, pause: Pause) -> tuple[int, int] | None:
-    """Where the list at `start` is, or the base64 text in the object there; None if it is short or neither."""
+def _part(body: bytes | bytearray, start: int, pause: Pause) -> tuple[int, int] | None:
+    """Where the list at `start` is, or the base64 text in the object there; None if neither is."""
     if body[start : start + 1] == b"[":
         # A list of numbers has neither quotes nor braces.
         end = _find(body, b"}", start, _find(body, b'"', start, len(body), pause), pause)
-        span = start, body.rfind(b"]", start, end) + 1
-    elif data := _DATA.match(body, start, start + _WINDOW):
-        span = data.end(), _find(body, b'"', data.end(), len(body), pause)
-    else:
-        return None
-    return span if span[1] - span[0] > BLOCK else None
+        return start, body.rfind(b"]", start, end) + 1
+    if data := _DATA.match(body, start, start + _WINDOW):
+        return data.end(), _find(body, b'"', data.end(), len(body), pause)
+    return None
 
 
 def _rest_of_value(body: bytes | bytearray, start: int, span: tuple[int, int] | None) -> int:
