@@ -89,6 +89,15 @@ class UnsupportedMediaType(RequestError):
     """The content type is not one that the route reads."""
 
 
+# More places than that help nobody.
+MAX_PLACES = 10
+
+
+def shown(text: str, limit: int = 100) -> str:
+    """A caller's text as messages quote it: at most `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 @dataclass(frozen=True)
 class Place:
     """One thing wrong with a request: `pointer` is a JSON pointer into it (RFC 6901)."""
@@ -101,7 +110,9 @@ class InvalidInput(RequestError):
     """Values that parse but cannot be used."""
 
     def __init__(self, *places: Place) -> None:
-        super().__init__("; ".join(place.detail for place in places))
+        more = len(places) - MAX_PLACES
+        details = [place.detail for place in places[:MAX_PLACES]] + ([f"and {more:,} more"] if more > 0 else [])
+        super().__init__("; ".join(details))
         self.places = places
 
     @classmethod

@@ -95,9 +95,19 @@ def test_a_list_hidden_among_numbers_is_no_number(text: str, other: str) -> None
         wire.decode_json(f'{{"x":{text}{other}}}'.encode(), ("x",))
 
 
-def test_of_a_name_given_twice_the_last_counts() -> None:
-    fields, arrays = wire.decode_json(b'{"seed":1,"x":[1],"x":[2],"seed":3}', ("x",))
-    assert (fields, arrays["x"].tolist()) == ({"seed": 3}, [2])
+@pytest.mark.parametrize(
+    "body", ['{"label":1,"x":[2],"label":0}', '{"label":1,"x":[2],"label":[0]}', '{"x":[1],"t":"\\n","x":[1]}']
+)
+def test_a_name_given_twice_is_refused(body: str) -> None:
+    for text in (body, body.replace("[2]", str([2] * 70_000))):
+        with pytest.raises(InvalidInput, match=r"(label|x) is given twice"):
+            wire.decode_json(text.encode(), ("x", "label"))
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    for x in ("[1,2]", "[" + "1," * 70_000 + "1]", '{"dtype":"uint8","shape":[1],"data":"AQ=="}'):
+        _, arrays = wire.decode_json(f'\ufeff{{"x":{x},"seed":"\\n"}}'.encode(), ("x",))
+        assert arrays["x"][0] == 1
 
 
 def test_what_is_undefined_is_null() -> None:

@@ -2,37 +2,55 @@
 
 import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elbod.api.blocks import BLOCK, Pause, no_pause
 from elbod.errors import NotAcceptable
 from elbod.generators.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 # Small scans are enlarged, so that a grid can be looked at.
 _MIN_TILE = 32
 _MARGIN = 1
 
 
-def png_grid(x: NDArray[Any], likelihood: Likelihood) -> bytes:
+def png_grid(x: NDArray[Any], likelihood: Likelihood, pause: Pause = no_pause) -> bytes:
     """The PNG of x (n, *event_shape) in data units. Raises NotAcceptable where an event is no image."""
-    pixels = pixels_of(x, likelihood)
-    n, height, width = pixels.shape[:3]
-    zoom = max(1, -(-_MIN_TILE // min(height, width)))
-    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    height, width = height * zoom, width * zoom
+    n, first = len(x), pixels_of(x[:1], likelihood)
+    zoom = max(1, -(-_MIN_TILE // min(first.shape[1:3])))
+    height, width = first.shape[1] * zoom, first.shape[2] * zoom
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    shape = (rows * (height + _MARGIN) - _MARGIN, columns * (width + _MARGIN) - _MARGIN, *pixels.shape[3:])
+    shape = (rows * (height + _MARGIN) - _MARGIN, columns * (width + _MARGIN) - _MARGIN, *first.shape[3:])
     canvas = np.full(shape, 128, np.uint8)
-    for i, image in enumerate(pixels):
-        top, left = i // columns * (height + _MARGIN), i % columns * (width + _MARGIN)
-        canvas[top : top + height, left : left + width] = image
-    out = io.BytesIO()
+    step = max(1, BLOCK // first.size)
+    for start in range(0, n, step):
+        pixels = pixels_of(x[start : start + step], likelihood).repeat(zoom, axis=1).repeat(zoom, axis=2)
+        for i, image in enumerate(pixels, start):
+            top, left = i // columns * (height + _MARGIN), i % columns * (width + _MARGIN)
+            canvas[top : top + height, left : left + width] = image
+        pause()
+    out = _Output(pause)
     Image.fromarray(canvas).save(out, "png")
     return out.getvalue()
+
+
+class _Output(io.BytesIO):
+    """A file that pauses whenever a part of it is written."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__()
+        self._pause = pause
+
+    def write(self, part: "Buffer", /) -> int:
+        self._pause()
+        return super().write(part)
 
 
 def pixels_of(x: NDArray[Any], likelihood: Likelihood) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from elbod.api.blocks import Pause, no_pause
 from elbod.engine.jobs import Binarize
 from elbod.engine.loading import Resident
 from elbod.errors import InvalidInput
@@ -13,8 +14,13 @@ from elbod.generators.likelihoods import Likelihood
 
 Array = NDArray[Any]
 
+# Numbers that are checked at once.
+_CHECKED = 1024**2
 
-def check_rows(resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int) -> Array:
+
+def check_rows(
+    resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int, pause: Pause = no_pause
+) -> Array:
     """x as (n, *event_shape), finite and in the support, 1 <= n <= max_rows. Raises InvalidInput.
 
     Grey images may have their one channel as an axis or not, whichever the model was trained with.
@@ -24,17 +30,26 @@ def check_rows(resident: Resident, x: Array | None, *, binarize: Binarize | None
     likelihood, model = resident.generator.likelihood, f"model {resident.name!r}"
     x = _of_channels(x, likelihood.event_shape)
     _check_shape("x", x, likelihood.event_shape, model, max_rows)
-    _check_finite("x", x)
+    if binarize is not None and likelihood.name != "bernoulli":
+        raise InvalidInput.at("/binarize", f"{model} has a {likelihood.name} likelihood: binarize is for bernoulli")
+    step = max(1, _CHECKED * len(x) // x.size)
+    for first in range(0, len(x), step):
+        _check_values(x[first : first + step], first, likelihood, model, binarize)
+        pause()
+    return x
+
+
+def _check_values(x: Array, first: int, likelihood: Likelihood, model: str, binarize: Binarize | None) -> None:
+    """Rows from number `first` on."""
+    _check_finite("x", x, first)
     if binarize is not None:
-        if likelihood.name != "bernoulli":
-            raise InvalidInput.at("/binarize", f"{model} has a {likelihood.name} likelihood: binarize is for bernoulli")
-        _check_all(x, (x >= 0) & (x <= 1), f"binarize needs values in [0, 1] for {model}: divide grey levels by 255")
+        rule = f"binarize needs values in [0, 1] for {model}: divide grey levels by 255"
+        _check_all(x, first, (x >= 0) & (x <= 1), rule)
     elif not _are_levels(x, likelihood):
         supported = likelihood.supports(torch.from_numpy(x)).numpy()
         hint = f'pass binarize="stochastic" or publish an n-level {model}' if likelihood.name == "bernoulli" else ""
         message = f"{model} has a {likelihood.name} likelihood over {likelihood.support}"
-        _check_all(x, supported, f"{message}: {hint}" if hint else message)
-    return x
+        _check_all(x, first, supported, f"{message}: {hint}" if hint else message)
 
 
 def _are_levels(x: Array, likelihood: Likelihood) -> bool:
@@ -107,18 +122,20 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: str, ma
         raise InvalidInput.at(f"/{name}", f"{name} has {len(array)} rows, the limit is {max_rows}: split the request")
 
 
-def _check_finite(name: str, array: Array) -> None:
+def _check_finite(name: str, array: Array, first: int = 0) -> None:
     if array.dtype.kind == "f":
         finite = np.isfinite(array)
         if not finite.all():
             place, value = _first(array, ~finite)
-            raise InvalidInput.at(f"/{name}/{place[0]}", f"{name}[{place[0]}] has value {value}, must be finite")
+            row = first + place[0]
+            raise InvalidInput.at(f"/{name}/{row}", f"{name}[{row}] has value {value}, must be finite")
 
 
-def _check_all(x: Array, valid: NDArray[np.bool_], rule: str) -> None:
+def _check_all(x: Array, first: int, valid: NDArray[np.bool_], rule: str) -> None:
     if not valid.all():
-        place, value = _first(x, ~valid)
-        raise InvalidInput.at("/x/" + "/".join(map(str, place)), f"x[{place[0]}] has value {value}; {rule}")
+        (row, *rest), value = _first(x, ~valid)
+        pointer = "/".join(map(str, ("/x", first + row, *rest)))
+        raise InvalidInput.at(pointer, f"x[{first + row}] has value {value}; {rule}")
 
 
 def _first(array: Array, where: NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:

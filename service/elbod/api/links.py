@@ -72,7 +72,7 @@ async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Resp
     timing = routes.Timing(started, time.perf_counter())
     result = await service.run(job, resident, request)
     media = wire.PNG_TYPE if link.format == "png" else wire.JSON_TYPE
-    response = await routes.sample_response(service, job, resident, result, media, timing, link.encoding)
+    response = await routes.sample_response(request, job, resident, result, media, timing, link.encoding)
     response.headers.update(headers)
     return response
 

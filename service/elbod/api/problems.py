@@ -13,11 +13,14 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from elbod.errors import STATUS, Draining, ElbodError, InvalidInput, Place, QueueFull, Unauthorized
+from elbod.errors import MAX_PLACES, STATUS, Draining, ElbodError, InvalidInput, Place, QueueFull, Unauthorized, shown
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+
+# Bytes of JSON of a whole message, and of one place's pointer and message: a problem stays below 16 kB.
+_MAX_DETAIL, _MAX_POINTER, _MAX_PLACE = 4000, 200, 600
 
 
 def problem(
@@ -35,22 +38,33 @@ def problem(
         "type": f"urn:elbod:problem:{slug}",
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": _cut(detail, _MAX_DETAIL),
         "instance": f"urn:elbod:request:{getattr(request.state, 'request_id', '')}",
     }
     if places:
-        body["errors"] = [{"pointer": place.pointer, "detail": place.detail} for place in places]
+        body["errors"] = [
+            {"pointer": _cut(place.pointer, _MAX_POINTER), "detail": _cut(place.detail, _MAX_PLACE)}
+            for place in places[:MAX_PLACES]
+        ]
     return Response(orjson.dumps(body), status, headers, PROBLEM_TYPE)
+
+
+def _cut(text: str, limit: int) -> str:
+    """The text, or as much of its beginning as has no more than `limit` bytes in JSON."""
+    cut = shown(text, limit)
+    # No character has more than six.
+    return cut if len(orjson.dumps(cut)) <= limit + 2 else shown(text, limit // 6)
 
 
 def invalid_fields(error: ValidationError) -> InvalidInput:
     """The places of a pydantic validation error, as JSON pointers."""
-    return InvalidInput(
-        *(
-            Place("/" + "/".join(map(str, e["loc"])), f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}")
-            for e in error.errors(include_url=False, include_context=False, include_input=False)
-        )
-    )
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidInput(*(_place(tuple(e["loc"]), e["msg"], "body") for e in errors))
+
+
+def _place(names: tuple[int | str, ...], message: str, whole: str) -> Place:
+    texts = [shown(str(name)) for name in names]
+    return Place("/" + "/".join(texts), f"{'.'.join(texts) or whole}: {message}")
 
 
 def install(app: FastAPI) -> None:
@@ -100,9 +114,8 @@ def _methods(request: Request) -> list[str]:
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    places = tuple(Place("/" + "/".join(map(str, e["loc"][1:])), str(e["msg"])) for e in error.errors())
-    detail = "; ".join(f"{place.pointer[1:]}: {place.detail}" for place in places)
-    return problem(request, 422, "Invalid input", detail, places)
+    places = (_place(tuple(e["loc"][1:]), str(e["msg"]), str(e["loc"][0])) for e in error.errors())
+    return respond(request, InvalidInput(*places))
 
 
 def bug(request: Request) -> Response:

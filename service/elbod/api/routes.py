@@ -1,6 +1,5 @@
 """The three verbs: parse, check, submit, answer."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
@@ -16,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from elbod.api import document, schemas, wire
+from elbod.api.blocks import Pause, no_pause
 from elbod.api.images import png_grid
 from elbod.api.inputs import check_count, check_labels, check_latents, check_rows
 from elbod.api.problems import invalid_fields
-from elbod.api.service import Service, service_of
+from elbod.api.service import service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
@@ -27,6 +26,7 @@ from elbod.engine.tasks import MAY_BE_UNDEFINED
 from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX
+from elbod.settings import Settings
 
 
 class _Verb(APIRoute):
@@ -52,11 +52,13 @@ Fields = TypeVar("Fields", bound=schemas.Request)
 Arrays = dict[str, NDArray[Any]]
 
 _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
-# Longer JSON is decoded on a thread: the loop has other callers.
-_INLINE_JSON = 64 * 1024
+# A safetensors body takes as long to decode as JSON of a fraction of its length: tensors are views of it.
+_TENSORS_PER_JSON = 16
 TIMING_HEADERS: dict[str, Any] = {
     "Server-Timing": {"description": "parse, queue, compute, encode: milliseconds", "schema": {"type": "string"}}
 }
+# What a pixel costs: it is written several times, and deflated.
+_PNG_BYTES = 64
 _X = "(n, *event_shape) in data units"
 
 
@@ -123,15 +125,21 @@ async def sample(request: Request) -> Response:
     media = _media_type(request, (*_DATA_TYPES, wire.PNG_TYPE))
     fields, arrays = await _parse(request, schemas.SampleRequest, ("x", "z", "label"))
     resident = await service.resident(request, fields.model)
-    job = sample_job(fields, arrays, resident, service.settings.max_rows)
+    job = await service.in_blocks(
+        request,
+        _size(arrays),
+        lambda pause: sample_job(fields, arrays, resident, service.settings.max_rows, pause),
+    )
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
-    return await sample_response(service, job, resident, result, media, Timing(started, parsed), fields.encoding)
+    return await sample_response(request, job, resident, result, media, Timing(started, parsed), fields.encoding)
 
 
-def sample_job(fields: schemas.SampleRequest, arrays: Arrays, resident: Resident, max_rows: int) -> Job:
+def sample_job(
+    fields: schemas.SampleRequest, arrays: Arrays, resident: Resident, max_rows: int, pause: Pause = no_pause
+) -> Job:
     """What a request for samples asks of the engine. Raises InvalidInput."""
-    x = check_rows(resident, arrays["x"], binarize=None, max_rows=max_rows) if "x" in arrays else None
+    x = check_rows(resident, arrays["x"], binarize=None, max_rows=max_rows, pause=pause) if "x" in arrays else None
     z = check_latents(resident, arrays["z"], max_rows=max_rows) if "z" in arrays else None
     if x is not None and z is not None:
         raise InvalidInput.at("/z", "both z and x are given: z says what to decode, x what to vary")
@@ -160,19 +168,21 @@ def sample_job(fields: schemas.SampleRequest, arrays: Arrays, resident: Resident
 
 
 async def sample_response(
-    service: Service, job: Job, resident: Resident, result: Result, media: str, timing: Timing, encoding: str
+    request: Request, job: Job, resident: Resident, result: Result, media: str, timing: Timing, encoding: str
 ) -> Response:
     """Samples in the media type that was asked for. Raises NotAcceptable for pictures of what is none."""
     assert isinstance(result.value, Samples)
+    x = result.value.x
     if media == wire.PNG_TYPE:
-        computed = time.perf_counter()
-        png = await asyncio.to_thread(png_grid, result.value.x, resident.generator.likelihood)
+        service, computed = service_of(request), time.perf_counter()
+        likelihood = resident.generator.likelihood
+        png = await service.in_blocks(request, _PNG_BYTES * x.size, lambda pause: png_grid(x, likelihood, pause))
         seconds = time.perf_counter() - computed
         service.metrics.encoded(job, seconds)
         headers = {f"X-Elbod-{name.title()}": str(value) for name, value in _identity(job, resident).items()}
         return Response(png, media_type=wire.PNG_TYPE, headers=headers | timing.header(result, seconds))
-    answer = Answer(_common(job, resident), {"x": result.value.x, "z": result.value.z})
-    return _respond(service, job, answer, media, encoding, result, timing)
+    answer = Answer(_common(job, resident), {"x": x, "z": result.value.z})
+    return await _respond(request, job, answer, media, encoding, result, timing)
 
 
 @router.post(
@@ -184,18 +194,8 @@ async def encode(request: Request) -> Response:
     media = _media_type(request, _DATA_TYPES)
     fields, arrays = await _parse(request, schemas.EncodeRequest, ("x", "label"))
     resident = await service.resident(request, fields.model)
-    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=service.settings.max_rows)
-    label = check_labels(resident, arrays.get("label"), len(x), required=True)
-    check_count("num_samples", fields.num_samples, service.settings.max_num_samples)
-    job = Job(
-        verb=Verb.ENCODE,
-        rows=len(x),
-        seed=_seed(fields),
-        first_index=_first_index(fields, len(x)),
-        x=x,
-        label=label,
-        num_samples=fields.num_samples,
-        binarize=fields.binarize,
+    job = await service.in_blocks(
+        request, _size(arrays), lambda pause: _encode_job(fields, arrays, resident, service.settings, pause)
     )
     parsed = time.perf_counter()
     result = await service.run(job, resident, request)
@@ -208,7 +208,25 @@ async def encode(request: Request) -> Response:
         {f"posterior.{name}": array for name, array in posterior.items()}
         | {"z": value.z, "kl": value.kl, "kl_per_dimension": value.kl_per_dimension, "log_q": value.log_q},
     )
-    return _respond(service, job, answer, media, fields.encoding, result, Timing(started, parsed))
+    return await _respond(request, job, answer, media, fields.encoding, result, Timing(started, parsed))
+
+
+def _encode_job(
+    fields: schemas.EncodeRequest, arrays: Arrays, resident: Resident, settings: Settings, pause: Pause
+) -> Job:
+    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows, pause=pause)
+    label = check_labels(resident, arrays.get("label"), len(x), required=True)
+    check_count("num_samples", fields.num_samples, settings.max_num_samples)
+    return Job(
+        verb=Verb.ENCODE,
+        rows=len(x),
+        seed=_seed(fields),
+        first_index=_first_index(fields, len(x)),
+        x=x,
+        label=label,
+        num_samples=fields.num_samples,
+        binarize=fields.binarize,
+    )
 
 
 @router.post(
@@ -223,14 +241,24 @@ async def elbo(request: Request) -> Response:
     media = _media_type(request, _DATA_TYPES)
     fields, arrays = await _parse(request, schemas.ElboRequest, ("x", "label"))
     resident = await service.resident(request, fields.model)
-    settings = service.settings
-    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows)
+    job = await service.in_blocks(
+        request, _size(arrays), lambda pause: _elbo_job(fields, arrays, resident, service.settings, pause)
+    )
+    parsed = time.perf_counter()
+    result = await service.run(job, resident, request)
+    assert isinstance(result.value, Scores)
+    answer = _scored(job, resident, result.value)
+    return await _respond(request, job, answer, media, fields.encoding, result, Timing(started, parsed))
+
+
+def _elbo_job(fields: schemas.ElboRequest, arrays: Arrays, resident: Resident, settings: Settings, pause: Pause) -> Job:
+    x = check_rows(resident, arrays.get("x"), binarize=fields.binarize, max_rows=settings.max_rows, pause=pause)
     label = check_labels(resident, arrays.get("label"), len(x), required=False)
     if fields.target_standard_error is not None and "num_samples" in fields.model_fields_set:
         raise InvalidInput.at("/num_samples", "num_samples is what target_standard_error decides: give one of them")
     check_count("num_samples", fields.num_samples, settings.max_num_samples)
     check_count("num_importance_samples", fields.num_importance_samples, settings.max_importance_samples)
-    job = Job(
+    return Job(
         verb=Verb.ELBO,
         rows=len(x),
         seed=_seed(fields),
@@ -244,11 +272,6 @@ async def elbo(request: Request) -> Response:
         binarize=fields.binarize,
         reconstruction_map="reconstruction_map" in fields.include,
     )
-    parsed = time.perf_counter()
-    result = await service.run(job, resident, request)
-    assert isinstance(result.value, Scores)
-    answer = _scored(job, resident, result.value)
-    return _respond(service, job, answer, media, fields.encoding, result, Timing(started, parsed))
 
 
 _COLUMNS = (
@@ -337,11 +360,11 @@ async def _parse(request: Request, schema: type[Fields], array_names: Sequence[s
     is_json = content_type == wire.JSON_TYPE
     limit = service.settings.max_json_bytes if is_json else service.settings.max_body_bytes
     body = await service.read_body(request, min(limit, service.settings.max_body_bytes))
-    decode = wire.decode_json if is_json else wire.decode_safetensors
-    if is_json and len(body) > _INLINE_JSON:
-        fields, arrays = await to_thread.run_sync(decode, body, array_names, limiter=service.decoders)
+    if is_json:
+        size, decode = len(body), lambda pause: wire.decode_json(body, array_names, pause)
     else:
-        fields, arrays = decode(body, array_names)
+        size, decode = len(body) // _TENSORS_PER_JSON, lambda _: wire.decode_safetensors(body, array_names)
+    fields, arrays = await service.in_blocks(request, size, decode)
     try:
         return schema.model_validate(fields), arrays
     except ValidationError as error:
@@ -379,14 +402,21 @@ def _common(job: Job, resident: Resident) -> dict[str, Any]:
     }
 
 
-def _respond(
-    service: Service, job: Job, answer: Answer, media: str, encoding: str, result: Result, timing: Timing
+async def _respond(
+    request: Request, job: Job, answer: Answer, media: str, encoding: str, result: Result, timing: Timing
 ) -> Response:
-    computed = time.perf_counter()
-    if media == wire.SAFETENSORS_TYPE:
-        body = wire.encode_safetensors(answer.fields, answer.arrays)
-    else:
-        body = wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64")
+    service, computed = service_of(request), time.perf_counter()
+
+    def write(pause: Pause) -> bytes | memoryview:
+        if media == wire.SAFETENSORS_TYPE:
+            return wire.encode_safetensors(answer.fields, answer.arrays, pause)
+        return wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64", pause=pause)
+
+    body = await service.in_blocks(request, _size(answer.arrays), write)
     seconds = time.perf_counter() - computed
     service.metrics.encoded(job, seconds)
     return Response(body, media_type=media, headers=timing.header(result, seconds))
+
+
+def _size(arrays: Mapping[str, NDArray[Any] | None]) -> int:
+    return sum(array.nbytes for array in arrays.values() if array is not None)

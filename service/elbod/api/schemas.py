@@ -50,6 +50,9 @@ class PackedArray(BaseModel):
 ArrayField = Values | PackedArray
 NullableArray = Values | PackedArray | None
 
+# No model reference is longer: two names of 64 characters.
+MAX_REFERENCE = 130
+
 
 class Request(BaseModel):
     """What all three verbs take."""
@@ -57,7 +60,10 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: ModelReference | None = Field(
-        None, description="model reference: name, name@alias or name@version", examples=["digits@production"]
+        None,
+        max_length=MAX_REFERENCE,
+        description="model reference: name, name@alias or name@version",
+        examples=["digits@production"],
     )
     seed: int | None = Field(None, ge=0, lt=MAX_SEED, description="drawn (< 2^53) and returned if absent", examples=[7])
     first_index: int = Field(
@@ -96,7 +102,7 @@ class ElboRequest(Request):
     )
     binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
     include: list[Literal["reconstruction_map"]] = Field(
-        default_factory=list, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
+        default_factory=list, max_length=8, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
     )
 
 

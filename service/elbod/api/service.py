@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from elbod.api.blocks import INLINE_BYTES, Blocks, Pause, no_pause
 from elbod.api.budget import ByteBudget, Holding
 from elbod.api.metrics import Metrics
 from elbod.engine.engine import Engine, Limits, Outcome
@@ -44,9 +44,6 @@ _DROPPED = "the server shut down before the answer was there: the work was dropp
 # Requests that ask the store at once: what is published, or where an alias goes.
 _STORE_THREADS = 8
 
-# Two, so that a body of many megabytes does not hold up all others.
-_DECODERS = 2
-
 
 class Service:
     """One process's share of the work."""
@@ -73,8 +70,7 @@ class Service:
         self._watchers: dict[Task, asyncio.Task[None]] = {}
         self._waking = False
         self.budget = ByteBudget(settings.max_queue_bytes)
-        # More threads that decode JSON would only wait for each other: they hold the interpreter.
-        self.decoders = CapacityLimiter(_DECODERS)
+        self._blocks = Blocks()
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
@@ -210,6 +206,12 @@ class Service:
         finally:
             working.cancel()
             leaving.cancel()
+
+    async def in_blocks(self, request: Request, size: int, work: Callable[[Pause], T]) -> T:
+        """The result of work on `size` bytes: here and at once if they are few, else on a thread and attended."""
+        if size <= INLINE_BYTES:
+            return work(no_pause)
+        return await self.attended(request, self._blocks.run(work))
 
     def _wake(self) -> None:
         self._waking = False

@@ -1,17 +1,16 @@
 """Bytes to arrays and back: JSON with nested lists or base64, and safetensors.
 
 A decoded request is a pair (fields, arrays): what is not an array, for `schemas`, and numpy arrays by name. Numbers of
-well-formed nested lists are copied out of the parsed text, arrays of a safetensors body are views of it. The
-`safetensors` library cannot read the metadata of a body in memory, so the format (8 bytes of header length, a JSON
-header, the tensors' bytes) is parsed here, with strict bounds.
+nested lists are copied out of the parsed text, arrays of a safetensors body are views of it. The `safetensors` library
+cannot read the metadata of a body in memory, so the format (8 bytes of header length, a JSON header, the tensors'
+bytes) is parsed here, with strict bounds.
 """
 
 import base64
 import binascii
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,10 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from elbod.errors import InvalidInput, Malformed
+from elbod.api import nested_lists
+from elbod.api.blocks import BLOCK, INLINE_BYTES, Pause, no_pause
+from elbod.api.long_json import MAX_KEYS, cut_out
+from elbod.errors import InvalidInput, Malformed, shown
 
 Array = NDArray[Any]
 JSON_TYPE = "application/json"
@@ -37,127 +39,98 @@ _SAFETENSORS_NAMES = {"U8": "uint8", "I64": "int64", "F32": "float32", "F64": "f
 _SAFETENSORS_CODES = {DTYPES[name]: code for code, name in _SAFETENSORS_NAMES.items()} | {np.dtype(np.bool_): "BOOL"}
 # Arrays that may be one number.
 _SCALARS = ("label",)
-_MAX_HEADER = 1024**2
-_BLOCK = 16_384  # numbers
-_MAX_DIMENSIONS = 64  # numpy's own
+_MAX_HEADER = 64 * 1024
+# Of a list that is no array.
+_MAX_ENTRIES = 16
+# Bytes that are copied at once.
+_COPIED = 512 * 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def decode_json(body: bytes | bytearray, array_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+def decode_json(
+    body: bytes | bytearray, array_names: Sequence[str], pause: Pause = no_pause
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Fields and arrays of a JSON body. Raises Malformed, or InvalidInput naming the array."""
-    if (found := _decode_packed(body, array_names)) is not None:
-        return found
-    fields = _json_object(body, "the body")
-    arrays = {}
-    for name in array_names:
-        value = fields.pop(name, None)
-        if value is not None:
-            arrays[name] = _from_base64(name, value) if isinstance(value, dict) else _from_lists(name, value)
+    rest, cut = (body, {}) if len(body) <= INLINE_BYTES else cut_out(body, array_names, pause)
+    fields, arrays, parsed = dict[str, Any](), dict[str, Array](), dict[str, simdjson.Array]()
+    for name, value in _members(rest, "the body"):
+        if name not in array_names:
+            fields[name] = _plain(name, value)
+        elif isinstance(value, simdjson.Object):
+            arrays[name] = _from_base64(name, value, cut.get(name), pause)
+        elif name in cut:
+            arrays[name] = nested_lists.read_text(name, cut[name], pause)
+        elif isinstance(value, simdjson.Array):
+            arrays[name], parsed[name] = nested_lists.read(name, value), value
+        elif value is not None:
+            arrays[name] = _scalar(name, value)
+    _find_hidden_lists(rest, arrays, parsed)
     return fields, arrays
 
 
-def _decode_packed(
-    body: bytes | bytearray, array_names: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Array]] | None:
-    """The same without a Python object a number, for plain bodies with rectangular lists of numbers; None for all else,
-    which is read, or refused, in the slow way.
-    """
-    fields: dict[str, Any] = {}
-    arrays: dict[str, Array] = {}
-    brackets = 0
+def _members(text: bytes | bytearray | memoryview, what: str) -> list[tuple[str, Any]]:
+    """Keys and unconverted values of a JSON object with few keys, each given once."""
+    raw = bytes(text).removeprefix(_BYTE_ORDER_MARK)
     try:
-        document = simdjson.Parser().parse(body)
-        if type(document) is not simdjson.Object:
-            return None
-        for key in document:
-            if key in fields or key in arrays:
-                return None
-            # Its items() would make Python objects of all.
-            value = document[key]
-            brackets += key.count("[")
-            if key in array_names:
-                if type(value) is simdjson.Array:
-                    arrays[key] = _packed(value)
-                    brackets += sum(accumulate((1, *arrays[key].shape[:-1]), operator.mul))
-                elif value is not None:
-                    return None
-            else:
-                fields[key] = _plain(value)
-                brackets += orjson.dumps(fields[key]).count(b"[")
-    except (ValueError, TypeError, RuntimeError, IndexError):
-        return None
-    # What is copied has lost its brackets: as many of them as there are say that no list was deeper than the others.
-    # Escapes would let a text have fewer brackets than are counted for it.
-    return (fields, arrays) if body.count(b"[") == brackets and b"\\" not in body else None
+        document = simdjson.Parser().parse(raw)
+    except (ValueError, RuntimeError) as error:
+        raise _unreadable(raw, what) from error
+    if not isinstance(document, simdjson.Object):
+        raise Malformed(f"{what} must be a JSON object")
+    if len(document) > MAX_KEYS:
+        raise InvalidInput.at("", f"{what} has {len(document)} keys, the limit is {MAX_KEYS}: no request has as many")
+    names = list(document)
+    if len(set(names)) < len(names):
+        twice = shown(next(name for name in names if names.count(name) > 1))
+        raise InvalidInput.at(f"/{twice}", f"{twice} is given twice")
+    # The look-up of a name with a NUL, which no field has, finds nothing.
+    return [(name, document.get(name)) for name in names]
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, simdjson.Object):
-        return value.as_dict()
-    return value.as_list() if isinstance(value, simdjson.Array) else value
-
-
-def _packed(lists: simdjson.Array) -> Array:
-    """Nested lists of numbers, some at least. Raises ValueError, TypeError or IndexError for others; that no list is
-    deeper the caller must check.
-    """
-    shape = [len(lists)]
-    level: list[Any] = [lists]
-    while type(level[0][0]) is simdjson.Array:
-        level = [inner for outer in level for inner in outer]
-        (size,) = {len(inner) for inner in level}
-        shape.append(size)
+def _unreadable(raw: bytes, what: str) -> InvalidInput | Malformed:
+    """Why a short text is refused: orjson says where."""
     try:
-        numbers = np.frombuffer(lists.as_buffer(of_type="i"), np.int64)
-    except TypeError:
-        numbers = np.frombuffer(lists.as_buffer(of_type="d"), np.float64)
-    return numbers.reshape(shape)
-
-
-def _json_object(raw: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(raw)
+        orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if any(token in bytes(raw) for token in (b"NaN", b"Infinity")):
-            raise InvalidInput.at("", f"{what} has NaN or Infinity, which JSON does not know: {error}") from error
-        raise Malformed(f"{what} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Malformed(f"{what} must be a JSON object, not {type(value).__name__}")
-    return value
+        if b"NaN" in raw or b"Infinity" in raw:
+            return InvalidInput.at("", f"{what} has NaN or Infinity, which JSON does not know: {error}")
+        return Malformed(f"{what} is not JSON: {error}")
+    return InvalidInput.at("", f"{what} has an integer beyond 64 bits: write it as a floating-point number")
 
 
-def _from_lists(name: str, value: object) -> Array:
-    try:
-        blocks = [np.asarray(block) for block in _blocks(value)] if isinstance(value, list) else [np.asarray(value)]
-        array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    except ValueError as error:
-        raise InvalidInput.at(f"/{name}", f"{name} is ragged: its nested lists differ in length") from error
-    scalar = array.ndim == 0 and name not in _SCALARS
-    # Among numbers numpy takes booleans for them.
-    if scalar or any(block.dtype.kind not in "iuf" for block in blocks) or _has_boolean(value):
-        raise InvalidInput.at(f"/{name}", f"{name} must be nested lists of numbers, without null, text or booleans")
-    if array.dtype.kind == "u" or array.dtype.kind == "f":
-        return array.astype(np.float64, copy=False)
-    return array.astype(np.int64, copy=False)
+def _plain(name: str, value: object) -> object:
+    """A field that is no array. None has lists in lists or keys of its own: these are as wrong when they are empty."""
+    if isinstance(value, simdjson.Object):
+        return {}
+    if not isinstance(value, simdjson.Array):
+        return value
+    if len(value) > _MAX_ENTRIES:
+        message = f"{shown(name)} has {len(value)} entries, the limit is {_MAX_ENTRIES}"
+        raise InvalidInput.at(f"/{shown(name)}", message)
+    return [[] if isinstance(entry, simdjson.Array) else _plain(name, entry) for entry in value]
 
 
-def _has_boolean(value: object) -> bool:
-    return any(map(_has_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
+def _scalar(name: str, value: object) -> Array:
+    if name not in _SCALARS or type(value) not in (int, float):
+        raise nested_lists.not_numbers(name)
+    number = np.asarray(value)
+    return number.astype(np.float64) if number.dtype.kind == "u" else number
 
 
-def _blocks(rows: list[Any]) -> Iterator[list[Any]]:
-    """Rows of some thousand numbers at a time: numpy holds the interpreter while it reads a block, and other threads
-    have their turn in between.
-    """
-    first, numbers = rows[:1], 1
-    while isinstance(first, list) and first:
-        numbers, first = numbers * len(first), first[0]
-    step = max(1, _BLOCK // max(1, numbers))
-    # At least one block, of no rows where there are none.
-    yield from (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
+def _find_hidden_lists(text: bytes | bytearray, arrays: dict[str, Array], parsed: dict[str, simdjson.Array]) -> None:
+    """Refuse lists among the numbers of others: they make more brackets than the arrays' shapes have."""
+    expected = {name: nested_lists.brackets(arrays[name].shape) for name in parsed}
+    # Mostly the text has no other brackets. Writing the numbers again, without the rest of the text, takes longer.
+    if text.count(b"[") != sum(expected.values()):
+        for name, lists in parsed.items():
+            if lists.mini.count(b"[") != expected[name]:  # type: ignore[arg-type]  # bytes, unlike what its stub says
+                raise nested_lists.ragged(name)
 
 
-def _from_base64(name: str, value: dict[str, Any]) -> Array:
-    if value.keys() != {"dtype", "shape", "data"}:
+def _from_base64(name: str, described: simdjson.Object, text: memoryview | None, pause: Pause) -> Array:
+    """The array; `text` is its base64 if that was too long to be parsed."""
+    value: dict[str, Any] = described.as_dict()
+    if value.keys() != {"dtype", "shape", "data"} or len(described) != len(value):
         raise InvalidInput.at(f"/{name}", f"{name} must have exactly the keys dtype, shape and data")
     dtype, shape, data = value["dtype"], value["shape"], value["data"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -165,7 +138,7 @@ def _from_base64(name: str, value: dict[str, Any]) -> Array:
     if not _is_shape(shape):
         raise InvalidInput.at(f"/{name}/shape", f"{name}.shape must be a list of integers >= 0")
     try:
-        raw = bytearray(base64.b64decode(data, validate=True))
+        raw = bytearray(base64.b64decode(data, validate=True)) if text is None else _long_base64(text, pause)
     except (binascii.Error, TypeError, ValueError) as error:
         raise InvalidInput.at(f"/{name}/data", f"{name}.data is not base64: {error}") from error
     expected = math.prod(shape) * DTYPES[dtype].itemsize
@@ -176,10 +149,29 @@ def _from_base64(name: str, value: dict[str, Any]) -> Array:
     return np.frombuffer(raw, DTYPES[dtype]).reshape(shape)
 
 
+def _long_base64(text: memoryview, pause: Pause) -> bytearray:
+    """The bytes of a JSON string of base64, escapes included. Raises ValueError."""
+    raw, escaped, clean = bytearray(), b"", b""
+    for start in range(0, len(text), BLOCK):
+        last = start + BLOCK >= len(text)
+        escaped += text[start : start + BLOCK]
+        # An escape, of six characters at most, is not cut in two.
+        cut = -1 if last else escaped.rfind(b"\\", len(escaped) - 5)
+        part, escaped = (escaped, b"") if cut < 0 else (escaped[:cut], escaped[cut:])
+        clean += orjson.loads(b'"%b"' % part).encode() if b"\\" in part else part
+        whole = len(clean) if last else len(clean) // 4 * 4
+        if b"=" in clean[:whole] and not last:
+            raise ValueError("padding before the end")
+        raw += binascii.a2b_base64(clean[:whole], strict_mode=True)
+        clean = clean[whole:]
+        pause()
+    return raw
+
+
 def _is_shape(shape: object) -> bool:
     return (
         isinstance(shape, list)
-        and len(shape) <= _MAX_DIMENSIONS
+        and len(shape) <= nested_lists.MAX_DIMENSIONS
         and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in shape)
         # A zero among the sizes must not hide sizes that no array can have.
         and math.prod(n for n in shape if n) < 2**60
@@ -194,12 +186,19 @@ def decode_safetensors(body: bytearray, array_names: Sequence[str]) -> tuple[dic
     if length > min(_MAX_HEADER, len(body) - 8):
         raise Malformed(f"the safetensors body is truncated or its header too long: the header claims {length} bytes")
     view = memoryview(body)
-    header = _json_object(view[8 : 8 + length], "the safetensors header")
     data = view[8 + length :]
+    header = {
+        name: value.as_dict() if isinstance(value, simdjson.Object) else None
+        for name, value in _members(view[8 : 8 + length], "the safetensors header")
+    }
     metadata = header.pop("__metadata__", {})
-    request = metadata.get("request", "{}") if isinstance(metadata, dict) else None
+    request = None if metadata is None else metadata.get("request", "{}")
     if not isinstance(request, str):
         raise Malformed("the safetensors __metadata__.request must be a JSON string")
+    unknown = sorted(header.keys() - set(array_names))
+    if unknown:
+        known = ", ".join(array_names)
+        raise InvalidInput.at(f"/{shown(unknown[0])}", f"unknown tensor {shown(unknown[0])!r}: known are {known}")
     arrays, spans = {}, []
     for name, entry in header.items():
         array, span = _tensor(name, entry, data)
@@ -212,10 +211,8 @@ def decode_safetensors(body: bytearray, array_names: Sequence[str]) -> tuple[dic
         end = stop
     if end != len(data):
         raise Malformed(f"the safetensors body has {len(data)} bytes of tensors, its header describes {end}")
-    unknown = sorted(arrays.keys() - set(array_names))
-    if unknown:
-        raise InvalidInput.at(f"/{unknown[0]}", f"unknown tensor {unknown[0]!r}: known are {', '.join(array_names)}")
-    return _json_object(request.encode(), "the safetensors __metadata__.request"), arrays
+    members = _members(request.encode(), "the safetensors __metadata__.request")
+    return {name: _plain(name, value) for name, value in members}, arrays
 
 
 def tensor_names(body: bytearray) -> list[str]:
@@ -229,7 +226,7 @@ def _tensor(name: str, entry: object, data: memoryview) -> tuple[Array, tuple[in
         raise Malformed(f"the safetensors header entry {name!r} must have dtype, shape and data_offsets")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SAFETENSORS_NAMES:
         known = ", ".join(_SAFETENSORS_NAMES)
-        raise InvalidInput.at(f"/{name}", f"{name} has dtype {entry['dtype']!r}: must be one of {known}")
+        raise InvalidInput.at(f"/{name}", f"{name} has dtype {shown(str(entry['dtype']))}: must be one of {known}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _is_shape(shape) or not _is_shape(offsets) or len(offsets) != 2:
         raise Malformed(f"the safetensors header entry {name!r} has an impossible shape or data_offsets")
@@ -242,13 +239,43 @@ def _tensor(name: str, entry: object, data: memoryview) -> tuple[Array, tuple[in
     return (array if array.flags.aligned else array.copy()), (begin, stop)
 
 
-def encode_json(fields: Mapping[str, Any], arrays: Mapping[str, Array | None], *, as_base64: bool) -> bytes:
+def encode_json(
+    fields: Mapping[str, Any], arrays: Mapping[str, Array | None], *, as_base64: bool, pause: Pause = no_pause
+) -> bytes | memoryview:
     """One JSON object of fields and arrays; undefined numbers and arrays are null."""
-    if as_base64:
-        body = dict(fields) | {name: None if a is None else _to_base64(a) for name, a in arrays.items()}
+    contiguous = {name: None if a is None else np.ascontiguousarray(a) for name, a in arrays.items()}
+    body, size = _nested(dict(fields) | contiguous), sum(a.nbytes for a in contiguous.values() if a is not None)
+    if size <= INLINE_BYTES and not as_base64:
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _joined(_pieces(body, as_base64), size, pause)
+
+
+def _joined(pieces: Iterator[bytes | memoryview], size: int, pause: Pause) -> bytes | memoryview:
+    """The pieces of arrays of so many bytes, one after the other."""
+    if size <= INLINE_BYTES:
+        return b"".join(pieces)
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(piece) > BLOCK // 4:
+            pause()
+    return memoryview(body)
+
+
+def _pieces(value: object, as_base64: bool) -> Iterator[bytes | memoryview]:
+    if isinstance(value, dict):
+        before = b"{"
+        for key, inner in value.items():
+            yield b"%b%b:" % (before, orjson.dumps(key))
+            yield from _pieces(inner, as_base64)
+            before = b","
+        yield b"}" if value else b"{}"
+    elif not isinstance(value, np.ndarray):
+        yield orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    elif as_base64:
+        yield from _to_base64(value)
     else:
-        body = dict(fields) | {name: None if a is None else np.ascontiguousarray(a) for name, a in arrays.items()}
-    return orjson.dumps(_nested(body), option=orjson.OPT_SERIALIZE_NUMPY)
+        yield from nested_lists.write(value)
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -263,19 +290,23 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _to_base64(array: Array) -> dict[str, Any]:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return {
-        "dtype": array.dtype.name,
-        "shape": list(array.shape),
-        "data": base64.b64encode(little.data).decode("ascii"),
-    }
+def _to_base64(array: Array) -> Iterator[bytes]:
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    described = orjson.dumps({"dtype": array.dtype.name, "shape": list(array.shape), "data": ""})
+    yield described[:-2]
+    raw = little.data.cast("B") if little.nbytes else memoryview(b"")
+    # Of a multiple of three bytes, so that only the last block is padded.
+    for start in range(0, len(raw), 3 * BLOCK):
+        yield binascii.b2a_base64(raw[start : start + 3 * BLOCK], newline=False)
+    yield described[-2:]
 
 
-def encode_safetensors(fields: Mapping[str, Any], arrays: Mapping[str, Array | None]) -> bytes:
+def encode_safetensors(
+    fields: Mapping[str, Any], arrays: Mapping[str, Array | None], pause: Pause = no_pause
+) -> bytes | memoryview:
     """Tensors with the fields as one JSON string under `response`; undefined arrays are absent, numbers NaN."""
     header: dict[str, Any] = {"__metadata__": {"response": orjson.dumps(_nested(dict(fields))).decode()}}
-    buffers, end = [], 0
+    buffers, end = list[memoryview](), 0
     for name, array in arrays.items():
         if array is None:
             continue
@@ -286,12 +317,14 @@ def encode_safetensors(fields: Mapping[str, Any], arrays: Mapping[str, Array | N
             "shape": shape,
             "data_offsets": [end, end + little.nbytes],
         }
-        buffers.append(little.data.cast("B") if little.nbytes else b"")
+        buffers.append(little.data.cast("B") if little.nbytes else memoryview(b""))
         end += little.nbytes
     raw = orjson.dumps(header)
     # Tensors start at a multiple of eight bytes, so that a reader can view them in place.
     raw += b" " * (-len(raw) % 8)
-    return b"".join([len(raw).to_bytes(8, "little"), raw, *buffers])
+    start = len(raw).to_bytes(8, "little") + raw
+    slices = (buffer[i : i + _COPIED] for buffer in buffers for i in range(0, len(buffer), _COPIED))
+    return _joined(chain((start,), slices), end, pause)
 
 
 def best_media_type(accept: str | None, offers: Sequence[str]) -> str | None:

@@ -36,6 +36,7 @@ class Task:
     __slots__ = (
         "_ahead",
         "_ahead_start",
+        "_binarized",
         "_chunk_rows",
         "_drawings",
         "_drawn",
@@ -94,7 +95,11 @@ class Task:
         self._items = self._rows * job.copies
         self._encoded = 0
         self._encodings: Outputs = {}
-        self._x = self._binarized() if job.x is not None else None
+        # Filled tile by tile on the compute thread: a chunk's noise takes long, and the job may not be admitted.
+        self._x = (
+            None if job.x is None else np.empty((self._rows, *job.x.shape[1:]), row_dtype(self.resident.generator))
+        )
+        self._binarized = 0
         self._samples: Counts | int = job.num_samples
         piloted = job.target_standard_error is not None
         self._begin_draws(PILOT_DRAWS if piloted else job.draws, pilot=piloted)
@@ -117,17 +122,23 @@ class Task:
         mapped = self.job.reconstruction_map and not pilot
         self._map = np.zeros((self._items, *self.resident.generator.event_shape)) if mapped else None
 
-    def _binarized(self) -> Array:
+    def _binarize(self, stop: int) -> Array:
+        """The chunk's rows, of which those below `stop` are ready to be encoded."""
         assert self.job.x is not None
-        # Compared in the request's own dtype: 0.5 + 1e-9 is above one half in float64.
-        x = self.job.x[self._first : self._first + self._rows]
-        if self.job.binarize == "threshold":
-            x = x > 0.5
-        elif self.job.binarize == "stochastic":
-            keys = Keys.of(self.job.seed, self._index(np.arange(self._rows)))
-            u = uniforms(keys, Stream.BINARIZATION, self.resident.generator.likelihood.event_dims)
-            x = u.reshape(x.shape) < x
-        return x.astype(row_dtype(self.resident.generator), copy=False)
+        assert self._x is not None
+        if stop > self._binarized:
+            rows = np.arange(self._binarized, min(self._rows, max(stop, self._binarized + _NOISE_AHEAD)))
+            # Compared in the request's own dtype: 0.5 + 1e-9 is above one half in float64.
+            x = self.job.x[self._first + self._binarized : self._first + len(rows) + self._binarized]
+            if self.job.binarize == "threshold":
+                x = x > 0.5
+            elif self.job.binarize == "stochastic":
+                keys = Keys.of(self.job.seed, self._index(rows))
+                u = uniforms(keys, Stream.BINARIZATION, self.resident.generator.likelihood.event_dims)
+                x = u.reshape(x.shape) < x
+            self._x[rows[0] : rows[-1] + 1] = x
+            self._binarized += len(rows)
+        return self._x
 
     def _index(self, rows: NDArray[Any]) -> NDArray[np.uint64]:
         return np.uint64(self.job.first_index + self._first) + rows.astype(np.uint64)
@@ -143,9 +154,9 @@ class Task:
 
     def fill_rows(self, x: Array, label: NDArray[np.int64]) -> None:
         """The next len(x) rows to encode."""
-        assert self._x is not None
         items = np.arange(self._encoded, self._encoded + len(x))
-        x[:] = self._x[items // self.job.copies]
+        rows = items // self.job.copies
+        x[:] = self._binarize(int(rows[-1]) + 1)[rows]
         label[:] = self._labels(items)
 
     def _labels(self, items: Counts) -> Counts:
