@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -50,6 +51,9 @@ class _Server(uvicorn.Server):
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
 
+        # Modules and models stay: a collection that walks them holds up the loop for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         timeout = self._service.settings.request_timeout
 
         def protocol() -> asyncio.Protocol:
