@@ -24,23 +24,9 @@ from elbod.process import Worker
 from elbod.settings import Settings, load_settings
 from elbod.supervisor import restart_delay, worker_count
 from elbod_store import ModelStore
-from tests.support import ELBOD, LEVELS, Server, draft, install_family, wait_for
+from tests.support import ELBOD, LEVELS, Server, draft, install_family, wait_for, workers
 
 BODY = {"num_samples": 20, "seed": 3}
-
-
-def workers(parent: int) -> set[int]:
-    """The worker processes of a supervisor, from /proc."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            status = path.read_text().rpartition(")")[2].split()
-            command = path.with_name("cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(status[1]) == parent and status[0] != "Z" and b"spawn_main" in command:
-            found.add(int(path.parent.name))
-    return found
 
 
 def alive(pid: int) -> bool:

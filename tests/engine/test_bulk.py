@@ -10,7 +10,7 @@ from elbod.engine.engine import Engine
 from elbod.engine.jobs import Job, Scores, Verb
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
-from elbod.errors import ModelFailure
+from elbod.errors import InvalidInput
 from elbod.generators.base import Blueprint
 from elbod_store import ModelStore
 from tests.support import publish
@@ -62,5 +62,5 @@ def test_a_row_that_fails_the_model_fails_the_run(runner: Runner, residents: dic
     x = np.zeros((3000, 6))
     x[2999] = 1e200
     job = Job(verb=Verb.ELBO, rows=3000, seed=1, x=x)
-    with pytest.raises(ModelFailure, match="not finite"), open_bulk(runner, 2) as bulk:
+    with pytest.raises(InvalidInput, match=r"not finite for x\[2999\]"), open_bulk(runner, 2) as bulk:
         bulk.run(job, residents["linear"], lambda rows: None)

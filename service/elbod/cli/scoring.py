@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elbod.engine.bulk import Bulk, open_bulk
 from elbod.engine.jobs import Array, Job
-from elbod.engine.loading import Resident, load
+from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.engine.smoketest import load_tested
 from elbod.errors import StartupError
 from elbod.settings import Settings
 from elbod.training.held_out import Rows
@@ -46,7 +47,7 @@ class Session:
 
     def load(self, reference: str) -> Resident:
         """Raises the store's StoreError, and ModelFailure."""
-        return load(self.store, self.store.resolve(reference), self.runner)
+        return load_tested(self.store, self.store.resolve(reference), self.runner)
 
     def run(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""

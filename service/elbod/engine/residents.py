@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elbod.engine.counters import LoadCounters
-from elbod.engine.loading import Resident, load
+from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.engine.smoketest import load_tested
 from elbod.errors import ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
 from elbod_store import (
     Corrupt,
@@ -166,7 +167,7 @@ class Residents:
             raise ModelFailure(failed.message)
         try:
             self._make_room(manifest.weights.size, instead)
-            resident = load(self._store, manifest, self._runner)
+            resident = load_tested(self._store, manifest, self._runner)
         except _LoadError as error:
             self.counters.load_failures += 1
             self._fail(*key, error, manifest.checksum)

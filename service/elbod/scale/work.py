@@ -13,8 +13,9 @@ import numpy as np
 from elbod.api.inputs import check_labels, check_rows
 from elbod.engine.bulk import open_bulk
 from elbod.engine.jobs import Verb
-from elbod.engine.loading import Resident, load
+from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.engine.smoketest import load_tested
 from elbod.errors import ElbodError, InvalidInput, StartupError
 from elbod.scale.output import Output
 from elbod.scale.plan import Plan
@@ -56,7 +57,7 @@ def load_version(store: str, model: str, digest: str, device: str) -> tuple[Runn
         manifest = opened.resolve(model)
         if manifest.digest != digest:
             raise StartupError(f"{model} in {store} has the digest {manifest.digest}, the job is for {digest}")
-        return load(opened, manifest, runner)
+        return load_tested(opened, manifest, runner)
 
     return runner, patiently(read)
 
