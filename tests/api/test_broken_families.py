@@ -1,5 +1,7 @@
 """Families of somebody's own that break their promises, served beside models that keep theirs."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from elbod_store import ModelStore
-from tests.support import LABELS, LEVELS, VAMP, Server, draft, install_family, publish, workers
+from tests.support import ELBOD, LABELS, LEVELS, VAMP, Server, draft, install_family, publish, workers
 
 FORGETFUL = """
 from elbod.generators.vae import VAE
@@ -76,6 +79,23 @@ def test_a_family_that_hides_that_its_kl_is_sampled_never_serves(
         assert score(server.url, x=rows).json()["elbo"] == expected
     assert 'set kl_estimator = "monte_carlo"' in httpx.get(f"{server.url}/readyz").text.replace("\\", "")
     assert workers(server.process.pid) == before
+
+
+def test_it_is_refused_at_publication_with_what_to_change(tmp_path: Path) -> None:
+    known = install_family(tmp_path / "packages", "forgetful", FORGETFUL)
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).standard_normal((400, 3)))
+    settings = [f"--set={one}" for one in ("prior=vamp", "pseudo_inputs=5", "hidden=8", "latent_dim=2")]
+    command = [ELBOD, "train", "--store", "store", "--family", "forgetful", "--likelihood", "gaussian", "--epochs", "1"]
+    done = subprocess.run(
+        [*command, "--data", "rows.npz", "--name", "mine", *settings],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | known,
+    )
+    assert done.returncode == 1
+    assert "not published: family 'forgetful' has kl_estimator \"closed_form\"" in done.stderr
+    assert "mine" not in ModelStore.open(tmp_path / "store").names()
 
 
 def test_whatever_a_model_does_only_the_request_that_it_does_it_to_fails(

@@ -76,7 +76,7 @@ class Task:
         self._encodes = job.x is not None
         # Under a marginal over labels closed-form terms would bias the bound up.
         self._samples_kl = resident.generator.kl_estimator != "closed_form" or job.marginal_labels > 0
-        self._kept = _KEPT[job.verb] | {job.output} | ({"expected_map"} if job.reconstruction_map else set())
+        self._kept = _KEPT[job.verb] | _DRAWN[job.output] | ({"expected_map"} if job.reconstruction_map else set())
         # Chunks of tasks of one kind are reduced by the same formulas, row by row.
         counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
         self.kind = (resident, job.verb, *counts, job.label is None, job.binarize, job.output, job.x is None)
@@ -411,7 +411,7 @@ _LATENT_TERMS = ("log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entr
 
 # What a job keeps of a tile's outputs until its chunk is reduced.
 _KEPT = {
-    Verb.SAMPLE: {"z", "undefined"},
+    Verb.SAMPLE: {"z"},
     Verb.ENCODE: {"z", "kl", "kl_per_dimension", *_LATENT_TERMS},
     Verb.ELBO: {
         "kl",
@@ -423,5 +423,6 @@ _KEPT = {
         *_LATENT_TERMS,
     },
 }
+_DRAWN = {"sample": {"sample", "undefined"}, "mean": {"mean"}}
 # Columns whose numbers may be NaN: errors that a few draws do not give.
 MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}
