@@ -17,7 +17,7 @@ SOURCES = {
 # Who may import whom, room by room; every room may import itself, `elbod.errors` and `elbod.settings`.
 ALLOWED = {
     "elbod.generators": set(),
-    "elbod.engine": {"elbod.generators", "elbod_store"},
+    "elbod.engine": {"elbod.generators", "elbod.machine", "elbod_store"},
     "elbod.api": {"elbod.engine", "elbod.generators", "elbod_store"},
     "elbod.training": {"elbod.generators", "elbod_store"},
     "elbod.report": {"elbod.api", "elbod.engine", "elbod.generators"},

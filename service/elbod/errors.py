@@ -20,7 +20,7 @@
     |-- NotReady                    503  no model loaded yet, or the store cannot be reached
     |-- Draining                    503  the server is shutting down
     |-- DeadlineExceeded            504  the work was dropped, not finished
-    |-- ModelFailure                500  a model raised or returned a value that is not finite
+    |-- ModelFailure                500  a model raised, or drew from its prior what is not finite
     `-- StartupError                     the command cannot start: exit code 1
 
 A message says what was wrong, where, and what to do about it.

@@ -35,6 +35,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     publish(store, "real", Blueprint(**{**vars(LEVELS), "likelihood": "gaussian", "levels": None}))
     publish(store, "unit", Blueprint(**{**vars(LEVELS), "likelihood": "continuous_bernoulli", "levels": None}))
     publish(store, "bits", BITS)
+    # Bits, whatever number of levels the data had before.
+    publish(store, "two_levels", Blueprint(**{**vars(LEVELS), "likelihood": "bernoulli"}))
     publish(store, "labels", LABELS)
     publish(store, "mixture", MIXTURE)
     publish(store, "vamp", WIDE_VAMP)
@@ -224,6 +226,7 @@ def test_people_get_lines_and_a_table_of_every_row(run_here, store, rows, tmp_pa
         (["--output", "nowhere/scores.csv"], "no folder nowhere"),
         (["--against", "coarse"], "levels 17, coarse@1 9"),
         (["--against", "linear"], "events of shape (8, 8), linear@1 (6,)"),
+        (["--against", "two_levels"], "levels 17, two_levels@1 2"),
         (["--against", "nobody"], "nobody"),
         (["--binarize", "stochastic"], "binarize is for bernoulli"),
     ],
@@ -312,3 +315,16 @@ def test_labels_that_the_model_does_not_have_are_named(run_here, store, rows, tm
     done = run_here("score", "--store", store.objects.url, "--model", "labels", "--data", str(table), "--given-labels")
     assert done.returncode == 1
     assert "y[0] is 9, no label of labels@1: it has cat, dog, owl" in done.stderr
+
+
+def test_a_row_that_a_model_cannot_score_is_named_by_its_number_in_the_file(run_here, store, tmp_path):
+    x = np.zeros((3000, 8, 8))
+    x[2345] = 1e38
+    np.save(tmp_path / "x.npy", x)
+    for output in ("whole.csv", "parts"):
+        done = run_here(
+            "score", "--model", "real", "--store", store.objects.url, "--data", "x.npy", "--output", output,
+            *(["--part-rows", "2000"] if output == "parts" else []),
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "not finite for x[2345]" in done.stderr

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elbod.engine.bulk import open_bulk
+from elbod.engine.bulk import engines_on, open_bulk
 from elbod.engine.engine import Engine
 from elbod.engine.jobs import Job, Scores, Verb
 from elbod.engine.loading import Resident, load
 from elbod.engine.runner import Runner
-from elbod.errors import ModelFailure
+from elbod.errors import InvalidInput
 from elbod.generators.base import Blueprint
+from elbod.machine import usable_cores
 from elbod_store import ModelStore
 from tests.support import publish
 
@@ -62,5 +63,13 @@ def test_a_row_that_fails_the_model_fails_the_run(runner: Runner, residents: dic
     x = np.zeros((3000, 6))
     x[2999] = 1e200
     job = Job(verb=Verb.ELBO, rows=3000, seed=1, x=x)
-    with pytest.raises(ModelFailure, match="not finite"), open_bulk(runner, 2) as bulk:
+    with pytest.raises(InvalidInput, match=r"not finite for x\[2999\]"), open_bulk(runner, 2) as bulk:
         bulk.run(job, residents["linear"], lambda rows: None)
+
+
+def test_a_container_s_quota_bounds_the_engines_as_it_bounds_the_workers(runner: Runner, tmp_path: Path) -> None:
+    for name, text in {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    assert engines_on(runner, tmp_path) == 1
+    assert engines_on(runner) == usable_cores()

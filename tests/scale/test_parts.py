@@ -17,10 +17,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from elbod.engine.bulk import numbered
 from elbod.errors import StartupError
 from elbod.scale.output import PLAN, Output
 from elbod.scale.plan import Plan
-from elbod.scale.work import numbered, patiently
+from elbod.scale.work import patiently
 from elbod_store import Unavailable
 from elbod_store.objects import Objects
 from tests.scale.conftest import Elbod
@@ -264,6 +265,7 @@ def test_a_store_that_does_not_answer_is_waited_for_and_named_once(caplog: pytes
 
 def test_numbers_of_rows_are_those_of_the_whole() -> None:
     assert numbered("x[3] has value nan; label[0] is 7; max[2]", 100) == "x[103] has value nan; label[100] is 7; max[2]"
+    assert numbered("z[7] and row 12 are not finite", 1000) == "z[1007] and row 1012 are not finite"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from elbod.generators.likelihoods import LIKELIHOODS, Observation
 from elbod.generators.likelihoods.bernoulli import BernoulliObservation
 from elbod.generators.likelihoods.gaussian import GaussianObservation
 from elbod.generators.posteriors import DiagonalNormal, Posterior
-from elbod.generators.priors import ClosedFormPosterior, Prior, StandardNormal
+from elbod.generators.priors import ClosedFormPosterior, NormalMixture, Prior, StandardNormal
 from elbod.training.check import check_model
 from elbod.training.errors import RefusedModel
 from tests.support import (
@@ -207,6 +207,17 @@ class Collapsed(Codec):
         return DiagonalNormal(parameters["mean"], 0 * parameters["stddev"])
 
 
+class HidesThatItsKlIsSampled(Codec):
+    def prior(self) -> Prior:
+        return NormalMixture(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.ones(2, 2))
+
+
+class HidesItsClosedForm(Codec):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kl_estimator = "monte_carlo"
+
+
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
@@ -222,6 +233,8 @@ class Collapsed(Codec):
         (SeesItsNeighbours, "encode of row 0 depends on the rows beside it"),
         (DropsOut, "is dropout left on"),
         (Collapsed, r"log q\(z\|x\) of a draw of test row 0"),
+        (HidesThatItsKlIsSampled, 'no closed form: set kl_estimator = "monte_carlo"'),
+        (HidesItsClosedForm, 'have closed forms: set kl_estimator = "closed_form"'),
     ],
 )
 def test_what_cannot_be_right_is_refused_with_the_reason(broken: type[Codec], reason: str) -> None:

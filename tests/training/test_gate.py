@@ -1,6 +1,8 @@
 """Which versions may take an alias, by a model whose bounds are known and whose rows are chosen."""
 
 from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from elbod.training.errors import NotPromoted
 from elbod.training.gate import promote_if_not_worse
 from elbod.training.worker import run_training
 from elbod_store import Conflict, Manifest, ModelStore
-from tests.support import LEVELS, LINEAR, build_generator, draft
+from tests.support import LEVELS, LINEAR, build_generator, call_elbod, draft
 
 N = 400
 
@@ -107,6 +109,27 @@ def test_what_cannot_be_compared_is_refused(shifted: Shifted) -> None:
     with pytest.raises(NotPromoted, match=r"events of shape \(8, 8\), linear@1 \(6,\)"):
         shifted.offer(other)
     assert shifted.aliases == {"live": 1, "live-best": 1}
+
+
+def test_densities_over_different_supports_are_not_compared(tmp_path: Path) -> None:
+    """Both are densities of events of one shape: over the real numbers, and over the unit interval."""
+    np.savez(tmp_path / "unit.npz", x=np.random.default_rng(0).random((400, 3)))
+
+    def train(*arguments: str) -> "CompletedProcess[str]":
+        common = ["train", "--data", "unit.npz", "--store", str(tmp_path / "store"), "--name", "mine"]
+        small = ["--set", "latent_dim=1", "--set", "num_samples=2", "--set", "num_importance_samples=2"]
+        return call_elbod([*common, "--alias", "live", "--gate", *small, *arguments], tmp_path, {"COLUMNS": "200"})
+
+    first = train("--family", "ppca", "--likelihood", "gaussian")
+    assert first.returncode == 0, first.stderr
+    for again in (True, False):
+        network = ["--set", "hidden=4", "--epochs", "1", "--seed", str(int(again))]
+        other = train("--family", "vae", "--likelihood", "continuous_bernoulli", *network)
+        assert other.returncode == 1
+        assert "it has the support the interval [0, 1], mine@1 the real numbers" in other.stderr
+    store = ModelStore.open(tmp_path / "store")
+    assert store.versions("mine") == [1, 2, 3]
+    assert store.aliases("mine") == {"live": 1, "live-best": 1}
 
 
 def test_an_alias_that_is_moved_meanwhile_is_left_alone(shifted: Shifted, monkeypatch: pytest.MonkeyPatch) -> None:

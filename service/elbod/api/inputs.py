@@ -17,6 +17,10 @@ Array = NDArray[Any]
 # Numbers that are checked at once.
 _CHECKED = 1024**2
 
+# No |z| of a latent is larger: a draw of a standard normal stays below 7, no prior or q(z|x) has mass out here, and the
+# number of a component is smaller. Beyond, what float32 networks compute means nothing, long before it overflows.
+MAX_LATENT = 1e6
+
 
 def check_rows(
     resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int, pause: Pause = no_pause
@@ -60,11 +64,15 @@ def _are_levels(x: Array, likelihood: Likelihood) -> bool:
 
 
 def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.float32]:
-    """z as (n, latent_dim) float32. Raises InvalidInput."""
+    """z as (n, latent_dim) float32, at most MAX_LATENT in size. Raises InvalidInput."""
     _check_shape("z", z, (resident.generator.latent_dim,), f"model {resident.name!r}", max_rows)
-    with np.errstate(over="ignore"):
-        latents = z.astype(np.float32)
-    _check_finite("z", latents)
+    _check_finite("z", z)
+    far = (z > MAX_LATENT) | (z < -MAX_LATENT)
+    if far.any():
+        place, value = _first(z, far)
+        message = f"z[{place[0]}] has value {value}; latents lie within -{MAX_LATENT:g} ... {MAX_LATENT:g}"
+        raise InvalidInput.at(f"/z/{place[0]}", message)
+    latents = z.astype(np.float32)
     decodable = resident.generator.supports_latents(torch.from_numpy(latents)).numpy()
     if not decodable.all():
         row = int(np.argmin(decodable))
@@ -141,5 +149,6 @@ def _check_all(x: Array, first: int, valid: NDArray[np.bool_], rule: str) -> Non
 def _first(array: Array, where: NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), array.shape))
     value = array[place].item()
-    # An integral float reads better as the integer that it is; any other value is given in full.
-    return place, str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+    # An integral float reads better as the integer that it is, unless it has hundreds of digits.
+    integral = isinstance(value, float) and value.is_integer() and abs(value) < 1e16
+    return place, str(int(value)) if integral else repr(value)

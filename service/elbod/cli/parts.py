@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from elbod.cli.scoring import progress
+from elbod.engine.bulk import engines_on
 from elbod.engine.jobs import Verb
 from elbod.errors import StartupError
 from elbod.scale.cluster import check_versions, connect
@@ -111,8 +111,7 @@ def run(request: Request, settings: Settings) -> Done:
             return done(made, reproducible)
     loaded = load_version(settings.store, name, manifest.digest, settings.device)
     made = plan(loaded[1].fingerprint)
-    engines = request.actors or (1 if loaded[0].device.type == "cuda" else len(os.sched_getaffinity(0)))
-    place = Place(settings.store, settings.device, engines, output.url)
+    place = Place(settings.store, settings.device, request.actors or engines_on(loaded[0]), output.url)
     with _parts(request, made, output) as (todo, advance), Worker(made, rows, place, loaded) as worker:
         for part in todo:
             worker.run(part, advance)

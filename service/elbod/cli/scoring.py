@@ -1,7 +1,6 @@
 """The engines of one command over many rows, its progress, and the report of scores in words."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from elbod.engine.bulk import Bulk, open_bulk
+from elbod.engine.bulk import Bulk, engines_on, open_bulk
 from elbod.engine.jobs import Array, Job
-from elbod.engine.loading import Resident, load
+from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.engine.smoketest import load_tested
 from elbod.errors import StartupError
 from elbod.settings import Settings
 from elbod.training.held_out import Rows
@@ -38,15 +38,15 @@ class Session:
     @classmethod
     @contextmanager
     def open(cls, settings: Settings, *, quiet: bool) -> "Iterator[Session]":
-        """One engine a core, one in all on a GPU. Raises StartupError and the store's StoreError."""
+        """Its engines use the device up. Raises StartupError and the store's StoreError."""
         runner = Runner.reproducible(settings.device)
         store = ModelStore.open(settings.store)
-        with open_bulk(runner, 1 if runner.device.type == "cuda" else len(os.sched_getaffinity(0))) as bulk:
+        with open_bulk(runner, engines_on(runner)) as bulk:
             yield cls(store, runner, bulk, quiet)
 
     def load(self, reference: str) -> Resident:
         """Raises the store's StoreError, and ModelFailure."""
-        return load(self.store, self.store.resolve(reference), self.runner)
+        return load_tested(self.store, self.store.resolve(reference), self.runner)
 
     def run(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""

@@ -1,10 +1,12 @@
 """Many rows through engines of this process: the same bytes as through the service, at any number of engines."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,16 @@ from elbod.engine.engine import Engine, Limits
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
+from elbod.errors import InvalidInput, ModelFailure
+from elbod.machine import usable_cores
 
 # Rows times draws of one job: seconds of work, so that progress shows, and little memory.
 _JOB_ROW_DRAWS = 65_536
 _JOB_ROWS = 1_024
 # Of its x: large rows would else be more than a queue admits.
 _JOB_BYTES = 32 * 1024**2
+# A row by the name that messages give it.
+_ROW = re.compile(r"\b((?:x|z|label)\[|row )(\d+)\b")
 # Each engine has one job to run and one to go on with.
 _JOBS_AN_ENGINE = 2
 
@@ -40,7 +46,7 @@ class Bulk:
     def _run(self, job: Job, resident: Resident) -> Iterator[tuple[int, Result]]:
         row_bytes = resident.generator.likelihood.event_dims * 8 if job.x is None else job.x[0].nbytes
         step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // (job.copies * max(1, job.draws)), _JOB_BYTES // row_bytes))
-        waiting: deque[tuple[int, Future[Result]]] = deque()
+        waiting: deque[tuple[int, int, Future[Result]]] = deque()
         try:
             for number, start in enumerate(range(0, job.rows, step)):
                 rows = min(step, job.rows - start)
@@ -50,16 +56,29 @@ class Bulk:
                 }
                 part = replace(job, rows=rows, first_index=job.first_index + start, **cut)
                 if len(waiting) == _JOBS_AN_ENGINE * len(self.engines):
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-                waiting.append((rows, self.engines[number % len(self.engines)].submit(part, resident)))
+                    yield _answer(*waiting.popleft())
+                waiting.append((start, rows, self.engines[number % len(self.engines)].submit(part, resident)))
             while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
+                yield _answer(*waiting.popleft())
         finally:
             # Interrupted or failed: what has not run never will.
-            for _, future in waiting:
+            for *_, future in waiting:
                 future.cancel()
+
+
+def _answer(start: int, rows: int, future: "Future[Result]") -> tuple[int, Result]:
+    """The rows and the answer of a part that begins at row `start`; what is wrong with a row has its number there."""
+    try:
+        return rows, future.result()
+    except InvalidInput as error:
+        raise InvalidInput.at("", numbered(str(error), start)) from error
+    except ModelFailure as error:
+        raise ModelFailure(numbered(str(error), start)) from error
+
+
+def numbered(message: str, start: int) -> str:
+    """The message about rows of a part, with their numbers in the whole."""
+    return _ROW.sub(lambda match: f"{match[1]}{int(match[2]) + start}", message)
 
 
 def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
@@ -69,6 +88,11 @@ def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
         return {"x": value.x, "z": value.z}
     optional = {name: getattr(value, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
     return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
+
+
+def engines_on(runner: Runner, root: Path = Path("/")) -> int:
+    """How many engines use a device up: one a usable core, one in all on a GPU. `root` as in `usable_cores`."""
+    return 1 if runner.device.type == "cuda" else usable_cores(root)
 
 
 @contextmanager

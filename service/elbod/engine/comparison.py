@@ -10,7 +10,8 @@ from elbod.engine.jobs import Array
 from elbod.engine.outliers import paired_auroc
 from elbod.errors import InvalidInput
 from elbod.generators.bounds import Floats, pareto_k_limit, summarize
-from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
+from elbod.generators.comparability import difference
+from elbod.generators.likelihoods import Likelihood, make_likelihood
 from elbod_store import Manifest
 
 Columns = Mapping[str, Array]
@@ -69,31 +70,14 @@ def likelihood_of(manifest: Manifest) -> Likelihood:
 
 
 def check_comparable(ours: Manifest, theirs: Manifest, *, given_labels: bool = False) -> None:
-    """Scores are compared between models of the same events, levels, measure, support and binarization, and those
-    given labels between models of the same labels.
-
-    Raises InvalidInput.
-    """
-    for what, mine, other in (
-        ("events of shape", ours.event_shape, theirs.event_shape),
-        ("levels", ours.levels, theirs.levels),
-        ("binarization", ours.binarization, theirs.binarization),
-        ("the measure", LIKELIHOODS[ours.likelihood].measure, LIKELIHOODS[theirs.likelihood].measure),
-        ("the support", _density_support(ours), _density_support(theirs)),
-        *([("labels", ours.labels, theirs.labels)] if given_labels else []),
-    ):
-        if mine != other:
-            raise InvalidInput.at(
-                "--against",
-                f"{ours.name}@{ours.version} has {what} {mine}, {theirs.name}@{theirs.version} {other}: "
-                "their scores may not be compared",
-            )
-
-
-def _density_support(manifest: Manifest) -> str | None:
-    """The support of a density, in words; None for a pmf, whose levels say it."""
-    likelihood = make_likelihood(manifest.likelihood, manifest.event_shape, manifest.levels)
-    return likelihood.support if likelihood.measure == "density" else None
+    """Raises InvalidInput where scores of the two are of different things."""
+    if (found := difference(ours, theirs, given_labels=given_labels)) is not None:
+        what, mine, other = found
+        raise InvalidInput.at(
+            "--against",
+            f"{ours.name}@{ours.version} has {what} {mine}, {theirs.name}@{theirs.version} {other}: "
+            "their scores may not be compared",
+        )
 
 
 def paired_difference(ours: Floats, theirs: Floats) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.counters import WorkCounters
 from elbod.engine.jobs import Job, Part, Result, Stage, Tile
 from elbod.engine.loading import Resident
-from elbod.engine.runner import DrawInputs, Runner, pin_thread, row_dtype
-from elbod.engine.tasks import Task, reduce_chunks
+from elbod.engine.runner import DrawInputs, Outputs, Runner, pin_thread, row_dtype
+from elbod.engine.tasks import Task, reduce_chunks, reduced_together
 from elbod.errors import Draining, ElbodError, InvalidInput, ModelFailure, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -174,6 +174,8 @@ class Engine:
 
     def _serve(self) -> None:
         pin_thread()
+        # Numbers that are not finite are refused with their row.
+        np.seterr(invalid="ignore", over="ignore", divide="ignore")
         while (work := self._take()) is not None:
             lane, tile, tasks = work
             self._busy_since = time.monotonic()
@@ -227,21 +229,42 @@ class Engine:
         """Run a tile; what it finished. One job's failure is its own: its neighbours run again without it."""
         try:
             outputs = self._outputs(lane[0], tile, tasks)
-        except Exception as error:  # whatever a model's forward raises must not stop the thread
+        except BaseException as error:  # whatever a model raises, SystemExit too, must not stop the thread
             if len(tile.parts) == 1:
                 task = tasks[tile.parts[0].job]
-                return [(task, _failure(task, self._culprit(lane[0], tile, tasks), error))]
+                place = task.place(task.row(self._culprit(lane[0], tile, tasks)))
+                return [(task, _failure(task, f"failed on {place}", error))]
             alone = (Tile(tile.stage, tile.size, (part,)) for part in tile.parts)
             return [outcome for one in alone for outcome in self._run(lane, one, tasks)]
         self.counters.ran(tile)
         outcomes: list[tuple[Task, Outcome]] = []
-        complete = [task for key, at in _places(tile) if (task := tasks[key]).accept(tile.stage, outputs, at)]
-        for task, columns, finite in reduce_chunks(complete):
+        complete: list[Task] = []
+        for key, at in _places(tile):
+            task = tasks[key]
+            try:
+                if task.accept(tile.stage, outputs, at):
+                    complete.append(task)
+            except BaseException as error:
+                outcomes.append((task, _failure(task, _NO_ANSWER, error)))
+        for group in reduced_together(complete):
+            outcomes += self._reduce(group)
+        return outcomes
+
+    def _reduce(self, group: Sequence[Task]) -> list[tuple[Task, Outcome]]:
+        """Reduce chunks together, and one by one if that fails; what this finished."""
+        try:
+            reduced = reduce_chunks(group)
+        except BaseException as error:  # label_log_prob is the model's, and so are the arrays
+            if len(group) == 1:
+                return [(group[0], _failure(group[0], _NO_ANSWER, error))]
+            return [outcome for task in group for outcome in self._reduce([task])]
+        outcomes: list[tuple[Task, Outcome]] = []
+        for task, columns, finite in reduced:
             try:
                 if task.take(columns, finite=finite):
                     outcomes.append((task, task.result()))
-            except ModelFailure as error:
-                outcomes.append((task, error))
+            except BaseException as error:
+                outcomes.append((task, _failure(task, _NO_ANSWER, error)))
         return outcomes
 
     def _culprit(self, resident: Resident, tile: Tile, tasks: dict[int, Task]) -> int:
@@ -253,7 +276,7 @@ class Engine:
             try:
                 self._outputs(resident, replace(tile, parts=(Part(part.job, count),)), tasks)
                 least = count + 1
-            except Exception:  # of whatever kind, as before
+            except BaseException:  # of whatever kind, as before
                 most = count
         return least - 1
 
@@ -265,18 +288,30 @@ class Engine:
             label = np.zeros(tile.size, np.int64)
             for key, at in _places(tile):
                 tasks[key].fill_rows(x[at], label[at])
-            return self._runner.encode(resident.generator, x, label)
+            return _whole(self._runner.encode(resident.generator, x, label), tile.size)
         inputs = DrawInputs.zeros(resident.generator, tile.size)
         for key, at in _places(tile):
             tasks[key].fill_draws(inputs, at)
-        return self._runner.draw(resident.generator, inputs)
+        return _whole(self._runner.draw(resident.generator, inputs), tile.size)
 
 
-def _failure(task: Task, unit: int, error: Exception) -> ElbodError:
-    if isinstance(error, ModelFailure):
+def _whole(outputs: Outputs, size: int) -> Outputs:
+    """A tile's outputs, which have one entry a unit: those of a part would be taken for others'."""
+    for name, values in outputs.items():
+        if values.shape[:1] != (size,):
+            raise ValueError(f"{name} has shape {values.shape} for {size} rows")
+    return outputs
+
+
+_NO_ANSWER = "returned what makes no answer"
+
+
+def _failure(task: Task, what: str, error: BaseException) -> ElbodError:
+    """What a task's caller hears: an error that was meant for it, or only what its model did."""
+    if isinstance(error, ElbodError):
         return error
-    logger.exception("model %s failed", task.resident, exc_info=error)
-    failure = ModelFailure(f"model '{task.resident}' failed on {task.place(task.row(unit))}")
+    logger.error("model %s %s", task.resident, what, exc_info=error)
+    failure = ModelFailure(f"model '{task.resident}' {what}")
     failure.__cause__ = error
     return failure
 

@@ -16,8 +16,9 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 
 from elbod.engine.counters import LoadCounters
-from elbod.engine.loading import Resident, load, needed_bytes
+from elbod.engine.loading import Resident, needed_bytes
 from elbod.engine.runner import Runner
+from elbod.engine.smoketest import load_tested
 from elbod.engine.threads import Threads
 from elbod.errors import DamagedStore, ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
 from elbod_store import (
@@ -251,7 +252,7 @@ class Residents:
         manifest = under_way.manifest
         try:
             self._make_room(under_way, needed_bytes(manifest))
-            resident = load(self._store, manifest, self._runner)
+            resident = load_tested(self._store, manifest, self._runner)
         except BaseException as error:
             # A family's code may raise anything, SystemExit too: no exception ends more than the load.
             with self._changed:

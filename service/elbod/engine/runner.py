@@ -153,7 +153,7 @@ class Runner:
         """z of a tile of units and, as far as `inputs.wants`, what follows from it:
 
         weights: log p(z) and log q(z|x), and the terms of a hierarchy given its drawn groups; score: log p(x|z);
-        map: the same per element; sample: x ~ p(x|z); mean: E[x|z].
+        map: the same per element; sample: x ~ p(x|z), and whether p(x|z) is undefined; mean: E[x|z].
         """
         with torch.inference_mode():
             drawn = self._scored(generator, inputs) or self._mixed(generator, inputs)
@@ -170,6 +170,7 @@ class Runner:
                     if "map" in inputs.wants:
                         outputs["reconstruction_map"] = elements
                 if "sample" in inputs.wants:
+                    outputs["undefined"] = drawn.observation.undefined(len(inputs.source))
                     u = self._uniforms(generator, inputs)
                     outputs["sample"] = observation.icdf(u).to(generator.likelihood.dtype)
                 if "mean" in inputs.wants:

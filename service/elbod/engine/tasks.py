@@ -5,8 +5,8 @@ A job is worked in chunks of rows, so that its draws never take more memory than
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from elbod.engine.jobs import PILOT_DRAWS, Array, Encodings, Job, Result, Sample
 from elbod.engine.loading import Resident
 from elbod.engine.reductions import Counts, elbo_columns, encode_columns, needed_samples, work_bytes
 from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Source, latent_noise, row_dtype
-from elbod.errors import ModelFailure
+from elbod.errors import InvalidInput, ModelFailure
 from elbod.generators.noise import Keys, Stream, uniforms
 
 # Row-draws held at once by one job, and bytes of q(z|x): a hierarchy's are whole images of features.
@@ -77,7 +77,7 @@ class Task:
         self._encodes = job.x is not None
         # Under a marginal over labels closed-form terms would bias the bound up.
         self._samples_kl = resident.generator.kl_estimator != "closed_form" or job.marginal_labels > 0
-        self._kept = _KEPT[job.verb] | {job.output} | ({"expected_map"} if job.reconstruction_map else set())
+        self._kept = _KEPT[job.verb] | _DRAWN[job.output] | ({"expected_map"} if job.reconstruction_map else set())
         # Chunks of tasks of one kind are reduced by the same formulas, row by row.
         counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
         self.kind = (resident, job.verb, *counts, job.label is None, job.binarize, job.output, job.x is None)
@@ -290,18 +290,17 @@ class Task:
         """One number a row of a chunk: the task's own, or of several of its kind."""
         job = self.job
         if job.verb is Verb.SAMPLE:
-            return {"z": chunk["z"], "x": chunk[job.output]}
+            return {"z": chunk["z"], "x": chunk[job.output], "undefined": _undefined(chunk)}
         if job.verb is Verb.ENCODE:
             return encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
         return elbo_columns(chunk, self._samples, self._draws, job, self.resident)
 
     def take(self, columns: Outputs, *, finite: bool) -> bool:
-        """The reduced rows of the present chunk; True when the job is finished. Raises ModelFailure if not `finite`
-        because of these rows.
+        """The reduced rows of the present chunk; True when the job is finished. Raises InvalidInput or ModelFailure if
+        not `finite` because of these rows.
         """
         if not finite:
-            for name, values in columns.items():
-                self._check_finite(name, values)
+            self._check_finite(columns)
         if self._rows == self.job.rows:
             self._results = columns
             return True
@@ -315,11 +314,29 @@ class Task:
         self._begin(rows.stop)
         return False
 
-    def _check_finite(self, name: str, values: Array) -> None:
-        if not _is_finite(name, values):
-            row = self._first + int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-            message = f"returned a value of {name} that is not finite for {self.place(row)}"
-            raise ModelFailure(f"model '{self.resident}' {message}")
+    def _check_finite(self, columns: Outputs) -> None:
+        wrong = {name: ~_finite_rows(name, values) for name, values in columns.items()}
+        rows = {name: int(np.argmax(at)) for name, at in wrong.items() if at.any()}
+        if not rows:
+            return
+        name = min(rows, key=lambda name: rows[name])
+        raise self._not_finite("x" if name == "undefined" else name.replace(PARAMETER, "posterior."), rows[name])
+
+    def _not_finite(self, what: str, row: int) -> InvalidInput | ModelFailure:
+        """A row that the caller gave is the caller's to mend; one of the prior is the model's, unless it was heated."""
+        job, row = self.job, self._first + row
+        message = f"model '{self.resident}' returned a value of {what} that is not finite for {self.place(row)}"
+        if (given := self._given) is not None:
+            way_out = f"{given}[{row}] lies beyond what the model can compute: check its units, or leave it out"
+            return InvalidInput.at(f"/{given}/{row}", f"{message}: {way_out}")
+        if job.temperature > 1:
+            return InvalidInput.at("/temperature", f"{message} at temperature {job.temperature:g}: lower it")
+        return ModelFailure(message)
+
+    @property
+    def _given(self) -> Literal["x", "z"] | None:
+        """Which rows the caller gave."""
+        return "x" if self.job.x is not None else "z" if self.job.z is not None else None
 
     def row(self, unit: int) -> int:
         """The job's row of a unit of the present stage, counted from the next one."""
@@ -329,7 +346,7 @@ class Task:
 
     def place(self, row: int) -> str:
         """What a caller calls that row."""
-        return f"x[{row}]" if self.job.x is not None else f"row {row}"
+        return f"row {row}" if self._given is None else f"{self._given}[{row}]"
 
     def result(self) -> Result:
         """The finished job's answer."""
@@ -352,8 +369,8 @@ class Task:
         return Result(value, started - self.admitted, now - started)
 
 
-def reduce_chunks(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outputs, bool]]:
-    """Each task with its reduced chunk, and whether all numbers are finite that must be.
+def reduced_together(tasks: Sequence[Task]) -> list[list[Task]]:
+    """The tasks by whose chunks `reduce_chunks` takes at once.
 
     Small chunks of one kind are reduced together: a row's numbers do not know their neighbours, and numpy costs a call
     what it costs for many rows.
@@ -361,22 +378,44 @@ def reduce_chunks(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outputs, bool]]
     groups: dict[Hashable, list[Task]] = {}
     for task in tasks:
         groups.setdefault(task.kind if task.small else id(task), []).append(task)
-    for group in groups.values():
-        first, chunks = group[0], [task.chunk() for task in group]
-        # Some shared a tile with jobs that wanted more. In order: answers list parameters as they come.
-        common = [name for name in chunks[0] if all(name in chunk for chunk in chunks)]
-        joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in common if len(group) > 1}
-        columns = first.reduce(joined or chunks[0])
-        finite = all(_is_finite(name, values) for name, values in columns.items())
-        start = 0
-        for task in group:
-            stop = start + task.chunk_rows
-            yield task, {name: values[start:stop] for name, values in columns.items()}, finite
-            start = stop
+    return list(groups.values())
 
 
-def _is_finite(name: str, values: Array) -> bool:
-    return name in MAY_BE_UNDEFINED or values.dtype.kind != "f" or bool(np.isfinite(values).all())
+def reduce_chunks(group: Sequence[Task]) -> list[tuple[Task, Outputs, bool]]:
+    """Each task of one kind with its reduced chunk, and whether all numbers are finite that must be."""
+    first, chunks = group[0], [task.chunk() for task in group]
+    # Some shared a tile with jobs that wanted more. In order: answers list parameters as they come.
+    common = [name for name in chunks[0] if all(name in chunk for chunk in chunks)]
+    joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in common if len(group) > 1}
+    columns = first.reduce(joined or chunks[0])
+    finite = all(_finite_rows(name, values).all() for name, values in columns.items())
+    reduced, start = [], 0
+    for task in group:
+        stop = start + task.chunk_rows
+        reduced.append((task, {name: values[start:stop] for name, values in columns.items()}, finite))
+        start = stop
+    return reduced
+
+
+def _undefined(chunk: Outputs) -> NDArray[np.bool_]:
+    """Rows of samples whose q(z|x) or p(x|z) is not defined: a draw of integers does not show it."""
+    found: Array = chunk.get("undefined", np.zeros(len(chunk["z"]), np.bool_))
+    for name, values in chunk.items():
+        if name.startswith(PARAMETER):
+            found = np.logical_or(found, ~_finite_rows(name, values))
+    return found
+
+
+def _finite_rows(name: str, values: Array) -> NDArray[np.bool_]:
+    """Which rows of a column have all the numbers that they must have."""
+    if name == "undefined":
+        return ~values
+    if values.dtype.kind != "f":
+        return np.ones(len(values), np.bool_)
+    fine: Array = ~np.isinf(values) if name in MAY_BE_UNDEFINED else np.isfinite(values)
+    if fine.ndim > 1:
+        fine = np.logical_and.reduce(fine.reshape(len(fine), -1), axis=1)
+    return fine
 
 
 _LATENT_TERMS = ("log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z")
@@ -395,5 +434,6 @@ _KEPT = {
         *_LATENT_TERMS,
     },
 }
+_DRAWN = {"sample": {"sample", "undefined"}, "mean": {"mean"}}
 # Columns whose numbers may be NaN: errors that a few draws do not give.
 MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

@@ -188,3 +188,21 @@ class Generator(nn.Module, ABC):
     def log_evidence(self, x: Tensor) -> Tensor | None:
         """Exact log p(x) (n,) in nats, float64, from the marginal; None for families that have none."""
         return None
+
+
+def mistaken_kl_estimator(generator: Generator, q: Posterior, z: Tensor) -> str | None:
+    """Why `kl_estimator` is not how the terms of the bound are known, at draws z of rows with q(z|x); None if it is.
+
+    What relies on it would look for terms that are not there, or call a closed form sampled.
+    """
+    actual: KlEstimator
+    if isinstance(generator.prior(), ClosedFormPrior) and isinstance(q.double(), ClosedFormPosterior):
+        actual, reason = "closed_form", "q(z|x) and p(z) have closed forms"
+    elif generator.latent_terms(q, z).conditional is not None:
+        actual, reason = "conditional", "the terms have closed forms given the drawn groups"
+    else:
+        actual, reason = "monte_carlo", "q(z|x) or p(z) has no closed form"
+    if generator.kl_estimator == actual:
+        return None
+    family = generator.blueprint.family
+    return f'family {family!r} has kl_estimator "{generator.kl_estimator}", but {reason}: set kl_estimator = "{actual}"'

@@ -1,7 +1,6 @@
 """One part of a job: read its rows, run them, write it. What runs here is the same on one machine and on many."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,11 +10,12 @@ from typing import Any, Self, TypeVar, final
 import numpy as np
 
 from elbod.api.inputs import check_labels, check_rows
-from elbod.engine.bulk import open_bulk
+from elbod.engine.bulk import numbered, open_bulk
 from elbod.engine.jobs import Verb
-from elbod.engine.loading import Resident, load
+from elbod.engine.loading import Resident
 from elbod.engine.runner import Runner
-from elbod.errors import ElbodError, InvalidInput, StartupError
+from elbod.engine.smoketest import load_tested
+from elbod.errors import ElbodError, InvalidInput, ModelFailure, StartupError
 from elbod.scale.output import Output
 from elbod.scale.plan import Plan
 from elbod.scale.sources import Source
@@ -24,8 +24,6 @@ from elbod_store import ModelStore, Unavailable
 # A store that does not answer is asked again for so long: minutes of work are not given up for a restart of S3.
 _PATIENCE = 180.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
-
-_ROW = re.compile(r"\b(x|label)\[(\d+)\]")
 
 _T = TypeVar("_T")
 
@@ -56,7 +54,7 @@ def load_version(store: str, model: str, digest: str, device: str) -> tuple[Runn
         manifest = opened.resolve(model)
         if manifest.digest != digest:
             raise StartupError(f"{model} in {store} has the digest {manifest.digest}, the job is for {digest}")
-        return load(opened, manifest, runner)
+        return load_tested(opened, manifest, runner)
 
     return runner, patiently(read)
 
@@ -96,11 +94,14 @@ class Worker:
         self._stack.close()
 
     def run(self, part: int, advance: Callable[[int], None] = lambda rows: None) -> int:
-        """Work a part and write it; its rows. Raises StartupError naming the row, ModelFailure, StoreError."""
+        """Work a part and write it; its rows. Raises StartupError naming the row, and StoreError."""
         start, stop = self._plan.span(part)
         x, label = self._rows(start, stop)
         job = self._plan.job(start, stop - start, self._resident, x, label)
-        columns = self._bulk.run(job, self._resident, advance)
+        try:
+            columns = self._bulk.run(job, self._resident, advance)
+        except (InvalidInput, ModelFailure) as error:
+            raise self._numbered(error, start) from error
         # A disk does not come back, or grow: the job ends, and goes on with the parts that it has.
         patience = 0.0 if self._output.is_local else _PATIENCE
         patiently(lambda: self._output.write(part, start, columns), patience)
@@ -119,12 +120,12 @@ class Worker:
             wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and resident.generator.conditional)
             return x, check_labels(resident, label, stop - start, required=True) if wanted else None
         except InvalidInput as error:
-            raise StartupError(f"{source.origin}: {numbered(str(error), start)}") from error
+            raise self._numbered(error, start) from error
 
-
-def numbered(message: str, start: int) -> str:
-    """The message about rows of a part, with their numbers in the whole."""
-    return _ROW.sub(lambda match: f"{match[1]}[{int(match[2]) + start}]", message)
+    def _numbered(self, error: ElbodError, start: int) -> StartupError:
+        """What is wrong with a row of a part, with its number in the whole."""
+        origin = f"samples of {self._plan.model}" if self._source is None else self._source.origin
+        return StartupError(f"{origin}: {numbered(str(error), start)}")
 
 
 def differs(expected: str, found: str) -> str:

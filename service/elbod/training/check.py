@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from elbod.generators import noise
-from elbod.generators.base import Generator
+from elbod.generators.base import Generator, mistaken_kl_estimator
 from elbod.generators.bounds import Elbo
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream
@@ -185,7 +185,9 @@ def _check_rows_stand_alone(
 
 
 def _check_terms(generator: Generator, q: Posterior, rows: int) -> None:
-    """log p(z) and log q(z|x) are finite at draws, and closed forms are the means of them."""
+    """log p(z) and log q(z|x) are finite at draws, and closed forms are where the family has them, and their means."""
+    if (mistake := mistaken_kl_estimator(generator, q, _posterior_draws(generator, q, rows, 1))) is not None:
+        raise RefusedModel(f"not published: {mistake}")
     prior, exact = generator.prior(), q.double()
     closed = isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior)
     draws = _DRAWS if closed else _NETWORK_DRAWS

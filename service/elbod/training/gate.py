@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elbod.generators import checkpoint
 from elbod.generators.bounds import Floats
-from elbod.generators.likelihoods import LIKELIHOODS
+from elbod.generators.comparability import difference
 from elbod.training.errors import NotPromoted
 from elbod.training.publish import TEST_SEED
 from elbod.training.scoring import score
@@ -109,17 +109,12 @@ def _rivals(store: ModelStore, name: str, alias: str) -> list[Manifest]:
 
 def _check_comparable(new: Manifest, rival: Manifest, alias: str) -> None:
     """Raises NotPromoted where bounds of the two are of different things."""
-    for what, ours, theirs in (
-        ("events of shape", new.event_shape, rival.event_shape),
-        ("levels", new.levels, rival.levels),
-        ("binarization", new.binarization, rival.binarization),
-        ("the measure", LIKELIHOODS[new.likelihood].measure, LIKELIHOODS[rival.likelihood].measure),
-    ):
-        if ours != theirs:
-            raise NotPromoted(
-                f"{new.name}@{new.version} is published, but not {alias}: it has {what} {ours}, "
-                f"{rival.name}@{rival.version} {theirs}: promote it by hand, or give it another name"
-            )
+    if (found := difference(new, rival)) is not None:
+        what, ours, theirs = found
+        raise NotPromoted(
+            f"{new.name}@{new.version} is published, but not {alias}: it has {what} {ours}, "
+            f"{rival.name}@{rival.version} {theirs}: promote it by hand, or give it another name"
+        )
 
 
 def _bounds(store: ModelStore, manifest: Manifest, test: Tensor, samples: int) -> Floats:

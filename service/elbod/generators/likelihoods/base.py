@@ -2,10 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 Measure = Literal["pmf", "density"]
 
@@ -34,6 +36,26 @@ class Observation(ABC):
     @abstractmethod
     def icdf(self, u: Tensor) -> Tensor:
         """x at cumulative probability u in (0, 1): a draw when u is uniform, one u an element."""
+
+    def undefined(self, n: int) -> Tensor:
+        """Whether one of its parameters is NaN, of each of the n latents, (n,).
+
+        Asked before a draw is believed: comparisons with NaN are false, so `icdf` may give a level like any other.
+        """
+        found = torch.zeros(n, dtype=torch.bool)
+        for tensor in _tensors(self):
+            wrong = tensor.isnan()
+            found = found.to(wrong.device) | (wrong.flatten(1).any(1) if len(tensor) == n else wrong.any())
+        return found
+
+
+def _tensors(distribution: object) -> Iterator[Tensor]:
+    """The parameters of a distribution and of those that it is made of."""
+    for value in vars(distribution).values():
+        if isinstance(value, Tensor) and value.ndim:
+            yield value
+        elif isinstance(value, (Observation, Distribution)):
+            yield from _tensors(value)
 
 
 class Likelihood(ABC):

@@ -1,0 +1,75 @@
+"""Every verb once through the engine before a version serves: one that cannot answer fails its load, and no request."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elbod.engine.engine import Engine, Limits
+from elbod.engine.jobs import Job, Samples, Verb, marginal_labels
+from elbod.engine.loading import Resident, load
+from elbod.engine.runner import Runner, row_dtype
+from elbod.errors import ElbodError, ModelFailure
+from elbod.generators.base import mistaken_kl_estimator
+from elbod.generators.pareto import MIN_DRAWS
+from elbod_store import Manifest, ModelStore
+
+_SEED = 20_131_220
+# What callers may queue is no bound for a test.
+_UNBOUNDED = Limits(2**62, 2**62)
+
+
+def load_tested(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
+    """The version, ready to serve and seen to answer every verb. Raises elbod_store errors or ModelFailure."""
+    resident = load(store, manifest, runner)
+    engine = Engine(runner, _UNBOUNDED)
+    engine.start()
+    try:
+        _check_verbs(engine, resident, runner)
+    except ElbodError as error:
+        raise ModelFailure(f"{resident} failed the self-test: {error}") from error
+    finally:
+        engine.drain(None)
+    return resident
+
+
+def _check_verbs(engine: Engine, resident: Resident, runner: Runner) -> None:
+    """Of a row that the model itself draws, so that it lies in its support."""
+    label = np.zeros(1, np.int64)
+    sample = Job(verb=Verb.SAMPLE, rows=1, seed=_SEED, label=label if resident.generator.conditional else None)
+    drawn = engine.submit(sample, resident).result().value
+    assert isinstance(drawn, Samples)
+    _check_kl_estimator(resident, drawn, label, runner)
+    for waiting in [engine.submit(job, resident) for job in _jobs(resident, sample, drawn)]:
+        waiting.result()
+
+
+@torch.inference_mode()
+def _check_kl_estimator(resident: Resident, drawn: Samples, label: NDArray[np.int64], runner: Runner) -> None:
+    generator = resident.generator
+    x = torch.from_numpy(drawn.x.astype(row_dtype(generator))).to(runner.device)
+    q = generator.encode(x, torch.from_numpy(label).to(runner.device) if generator.conditional else None)
+    if (mistake := mistaken_kl_estimator(generator, q, torch.from_numpy(drawn.z).to(runner.device))) is not None:
+        raise ModelFailure(mistake)
+
+
+def _jobs(resident: Resident, sample: Job, drawn: Samples) -> Iterator[Job]:
+    """All that may be asked, each way through the reductions once."""
+    given = replace(sample, x=drawn.x)
+    yield replace(sample, output="mean")
+    yield replace(sample, z=drawn.z)
+    yield given
+    yield replace(given, verb=Verb.ENCODE, num_samples=0)
+    yield replace(given, verb=Verb.ENCODE, num_samples=2)
+    score = replace(given, verb=Verb.ELBO)
+    yield replace(score, num_samples=2, num_importance_samples=MIN_DRAWS + 1, reconstruction_map=True)
+    yield replace(score, num_samples=2, target_standard_error=1.0)
+    if (labels := marginal_labels(resident.generator, None)) > 0:
+        marginal = replace(score, label=None, marginal_labels=labels)
+        yield replace(marginal, num_importance_samples=2, reconstruction_map=True)
+    if resident.generator.likelihood.name == "bernoulli":
+        grey = 0.25 + 0.5 * drawn.x
+        yield replace(score, x=grey, binarize="stochastic")
+        yield replace(given, x=grey, verb=Verb.ENCODE, binarize="threshold")
