@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 
 from elbod_store import ModelStore
-from tests.support import ELBOD, LABELS, LEVELS, VAMP, Server, draft, install_family, publish, workers
+from tests.support import ELBOD, LABELS, LEVELS, VAMP, Server, draft, install_family, publish, wait_for, workers
 
 FORGETFUL = """
 from elbod.generators.vae import VAE
@@ -131,6 +131,6 @@ def test_whatever_a_model_does_only_the_request_that_it_does_it_to_fails(
             assert answer.status_code == 500
             assert answer.json()["title"] == "Model failure"
             assert "secret" not in answer.text
-    assert "a secret of the model" in server.log.read_text()
+    wait_for(lambda: "a secret of the model" in server.log.read_text())
     assert workers(server.process.pid) == before
     assert httpx.get(f"{server.url}/readyz").status_code == 200

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import LEVELS, Server, draft, install_family
+from tests.support import LEVELS, Server, draft, install_family, wait_for
 
 MODULE = """
 import torch
@@ -55,5 +55,5 @@ def test_only_the_request_whose_row_the_model_fails_on_fails(server: Server) -> 
         assert "secret" not in answer.text
         place = "not finite for x[2]" if UNDEFINED in body else "model 'fragile@1' failed on x[1]"
         assert place in answer.json()["detail"]
-    assert "a secret of the model" in server.log.read_text()
+    wait_for(lambda: "a secret of the model" in server.log.read_text())
     assert httpx.get(f"{server.url}/readyz").status_code == 200

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import Server, wait_for
+from tests.support import HANG, Server, wait_for
 
 SAMPLE = b'{"num_samples": 2, "seed": 1}'
 MEGABYTES = 20
@@ -67,7 +67,7 @@ def check_refused(server: Server, answer: bytes, status: int, slug: str) -> None
     assert headers["content-type"] == "application/problem+json"
     assert problem["type"] == f"urn:elbod:problem:{slug}"
     assert problem["instance"].endswith(headers["x-request-id"])
-    wait_for(lambda: status in logged(server.log, headers["x-request-id"]), 10)
+    wait_for(lambda: status in logged(server.log, headers["x-request-id"]))
 
 
 def logged(log: Path, request_id: str) -> list[int]:
@@ -126,7 +126,7 @@ def test_a_refused_url_is_not_in_the_log_beyond_its_path(server: Server) -> None
     with connect(server) as connection:
         connection.sendall(b"GET /healthz?secret=" + b"s" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         _, headers, _ = split(answers(connection))
-    wait_for(lambda: bool(logged(server.log, headers["x-request-id"])), 10)
+    wait_for(lambda: bool(logged(server.log, headers["x-request-id"])))
     assert "secret" not in server.log.read_text()
 
 
@@ -162,7 +162,7 @@ def test_framing_without_end_is_refused(server: Server, begin: bytes, more: byte
 
 
 def test_chunks_of_one_byte_and_trailers_are_served(server: Server) -> None:
-    padded = SAMPLE + b" " * 100_000
+    padded = SAMPLE + b" " * 60_000
     chunks = (b"1\r\n" + padded[i : i + 1] + b"\r\n" for i in range(len(padded)))
     with connect(server) as connection:
         connection.sendall(chunked(*chunks, b"0\r\nAuthorization: Bearer x\r\n\r\n"))
@@ -203,8 +203,9 @@ def test_a_head_that_trickles_in_is_given_up_on(impatient: Server) -> None:
                 return True
             return bool(received)
 
-        wait_for(hung_up, 30)
-        check_refused(impatient, received, 408, "head-too-slow")
+        wait_for(hung_up)
+        connection.settimeout(HANG)
+        check_refused(impatient, received + answers(connection), 408, "head-too-slow")
 
 
 def test_a_connection_that_asks_nothing_is_closed(impatient: Server) -> None:
@@ -231,7 +232,7 @@ def test_a_body_that_nobody_reads_does_not_keep_a_connection(impatient: Server) 
             received += chunk
             return not chunk
 
-        wait_for(closed, 30)
+        wait_for(closed)
         assert received.startswith(b"HTTP/1.1 200 ")
 
 

@@ -165,7 +165,9 @@ def test_neither_keys_nor_inputs_are_in_the_log_and_ids_are(
     bodies: list[Any] = [{"x": [[value] * 6]}, {"x": [[value] * 5]}, {"x": value}, {"colour": str(value)}]
     for body in bodies:
         httpx.post(f"{server.url}/elbo?key={key}", json=body, headers=bearer(key))
-    httpx.post(f"{server.url}/elbo", content=b'{"x": 0.8414709848', headers=bearer(key))
+    httpx.post(
+        f"{server.url}/elbo", content=b'{"x": 0.8414709848', headers={"Content-Type": "application/json"} | bearer(key)
+    )
     httpx.post(f"{server.url}/elbo", json=bodies[0], headers=bearer(key + "x"))
     assert server.stop() == 0
     log = server.log.read_text()

@@ -68,7 +68,7 @@ def check(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
         ("/sample", {"x": X, "z": [[0] * 5]}, ["both z and x"], "/z"),
         ("/sample", {"x": X, "num_samples": 1}, ["num_samples is for draws from the prior"], "/num_samples"),
         ("/sample", {"z": [[0] * 4]}, ["shape [1, 4]", "(n, 5)"], "/z"),
-        ("/sample", {"z": [[0, 0, 0, 0, 1e39]]}, ["z[0] has value inf"], "/z/0"),
+        ("/sample", {"z": [[0, 0, 0, 0, 1e39]]}, ["z[0] has value 1e+39", "-1e+06 ... 1e+06"], "/z/0"),
         ("/sample", {"z": [[0] * 5], "temperature": 0.5}, ["temperature"], "/temperature"),
         ("/sample", {"z": [[0], [1.5]], "model": "mixture"}, ["z[1] is [1.5]", "'mixture'"], "/z/1"),
         ("/sample", {"z": [[6]], "model": "mixture"}, ["z[0] is [6.0]"], "/z/0"),

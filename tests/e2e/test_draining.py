@@ -49,7 +49,7 @@ def test_callers_who_keep_asking_do_not_prolong_a_drain(server: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         ahead = [pool.submit(ask_ahead, server) for _ in range(3)]
         work = pool.submit(httpx.post, f"{server.url}/elbo", json=WORK, timeout=60)
-        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0)
         server.process.send_signal(signal.SIGTERM)
         # They end before the work does, and so does the process after it: nothing waits for a time to be up.
         answers = [caller.result(60) for caller in ahead]
@@ -70,7 +70,7 @@ def test_callers_who_ask_nothing_more_are_left_at_once(server: Server) -> None:
         idle.sendall(REQUEST)
         assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
         work = pool.submit(httpx.post, f"{server.url}/elbo", json=WORK, timeout=60)
-        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0, 20)
+        wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0)
         server.process.send_signal(signal.SIGTERM)
         assert idle.recv(65536) == b""
         assert fresh.recv(65536) == b""

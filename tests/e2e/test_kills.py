@@ -35,7 +35,7 @@ def kill_again_and_again(server: Server, stop: threading.Event) -> None:
 @pytest.fixture
 def pair(served_store: ModelStore, start_server: Callable[..., Server]) -> Server:
     server = start_server(served_store.objects.url, "--model", "levels", "--workers", "2")
-    wait_for(lambda: starts(server) == 2, 100)
+    wait_for(lambda: starts(server) == 2)
     return server
 
 

@@ -78,7 +78,7 @@ def test_the_default_may_be_of_an_impossible_size(tmp_path: Path, start_server: 
     assert httpx.get(f"{server.url}/readyz").status_code == 503
     assert httpx.get(f"{server.url}/healthz").status_code == 200
     publish(store, "huge", LEVELS)
-    wait_for(lambda: httpx.get(f"{server.url}/readyz").status_code == 200, 30)
+    wait_for(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "discretized_logistic_mixture", "categorical"])
@@ -88,7 +88,7 @@ def test_models_of_16_bits_are_loaded_and_served(
     blueprint = replace(LEVELS, levels=65_536, likelihood=likelihood, event_shape=(2, 4))
     publish(ModelStore.open(tmp_path / "store"), "deep", blueprint)
     server = start_server(tmp_path / "store", "--model", "deep")
-    wait_for(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200, 60)
+    wait_for(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200)
     body = {"num_samples": 2, "output": "mean", "seed": 1}
     x = httpx.post(f"{server.url}/sample", json=body, timeout=60).raise_for_status().json()["x"]
     assert 0 < x[0][0][0] < 65_535

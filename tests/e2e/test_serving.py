@@ -130,7 +130,7 @@ def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(
         assert refused.status_code == 502
         assert "/readyz" in refused.json()["detail"]
         assert str(store.objects.url) not in refused.text
-    assert "levels@2" in server.log.read_text()
+    wait_for(lambda: "levels@2" in server.log.read_text())
 
 
 def test_a_server_without_a_model_is_alive_and_not_ready_until_one_is_published(
@@ -227,7 +227,7 @@ def test_file_descriptors_that_run_out_are_survived(store: ModelStore, start_ser
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
-        wait_for(lambda: "cannot accept a connection" in server.log.read_text(), 30)
+        wait_for(lambda: "cannot accept a connection" in server.log.read_text())
     assert httpx.post(f"{server.url}/sample", json={}, timeout=30).status_code == 200
     assert children(server.process.pid) == [str(worker)]
 

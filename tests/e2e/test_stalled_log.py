@@ -56,12 +56,12 @@ def test_a_pipe_that_nobody_reads_stops_neither_workers_nor_supervisor(served_st
             with concurrent.futures.ThreadPoolExecutor(4) as pool:
                 for statuses in pool.map(ask, [url] * 4, [ASKED * workers // 4] * 4):
                     assert statuses == {404}
-            wait_for(lambda: dropped(url) > 0, 20)
+            wait_for(lambda: dropped(url) > 0)
             # The supervisor has something to say, and goes on without being heard.
             before = set(children(process.pid))
             os.kill(min(before), signal.SIGKILL)
-            wait_for(lambda: len(set(children(process.pid)) - {min(before)}) == workers, 30)
-            wait_for(lambda: answers(url), 100)
+            wait_for(lambda: len(set(children(process.pid)) - {min(before)}) == workers)
+            wait_for(lambda: answers(url))
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
     finally:
@@ -81,7 +81,7 @@ def test_lines_that_were_dropped_are_counted_in_the_log_once_it_is_read_again(se
     with serving(served_store, writer, 1) as (process, url):
         os.close(writer)
         ask(url, ASKED)
-        wait_for(lambda: dropped(url) > 0, 20)
+        wait_for(lambda: dropped(url) > 0)
         with concurrent.futures.ThreadPoolExecutor(1) as pool, os.fdopen(reader) as log:
             lines = pool.submit(log.readlines)
             process.send_signal(signal.SIGTERM)

@@ -30,7 +30,8 @@ _MOST_PIPELINED = 16
 # than chunks of one byte need.
 _FRAMING_PER_BODY_BYTE = 8
 _LOGGED_URL_BYTES = 200
-# Seconds that a refused caller has to read why, before what it still sends resets the connection.
+# Seconds that a refused caller has to read why, before what it still sends resets the connection, and that a new
+# connection has for its request, once the server drains.
 _LINGER = 2.0
 
 
@@ -76,8 +77,11 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
-        if self._draining():
-            transport.close()
+
+    def shutdown(self) -> None:
+        # The request of a new connection may be on its way: it is told to go elsewhere.
+        if self.cycle is not None:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -182,7 +186,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
             return
         self._unsent = 0
-        patience = _LINGER if self._refused else self._timeout
+        patience = _LINGER if self._refused or self._draining() else self._timeout
         if self._waiting_since is None or now - self._waiting_since <= patience or self.transport.is_closing():
             return
         if self._phase is _Phase.HEAD and not self._refused:
