@@ -123,7 +123,8 @@ def test_what_is_not_there_is_404(moving: Server, store: ModelStore) -> None:
         ("/models/levels/aliases/latest", {"version": 1}, ""),
         ("/models/levels/aliases/Production", {"version": 1}, ""),
         ("/models/Levels/aliases/production", {"version": 1}, ""),
-        (ALIAS, {"version": 10**12}, ""),
+        (ALIAS, {"version": 10**12}, "/version"),
+        (ALIAS, {"version": 1, "expected": 10**12}, "/expected"),
     ],
 )
 def test_a_body_or_a_name_that_cannot_be_is_422_and_named(

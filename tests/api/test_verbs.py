@@ -228,6 +228,14 @@ def test_a_target_error_gives_each_row_its_own_number_of_draws(http: httpx.Clien
     assert tensors["target_met"].tolist() == body["target_met"]
 
 
+@pytest.mark.parametrize(("target", "draws"), [(1e241, 64), (1e-241, 1024)])
+def test_a_target_error_of_any_size_has_an_answer(
+    http: httpx.Client, levels_rows: Any, target: float, draws: int
+) -> None:
+    body = post(http, "/elbo", x=levels_rows[:1].tolist(), target_standard_error=target)
+    assert body["num_samples"] == [draws]
+
+
 def test_a_model_without_calibration_says_why_it_ranks_nothing(http: httpx.Client, levels_rows: Any) -> None:
     body = post(http, "/elbo", x=levels_rows[:2].tolist())
     assert body["quantile"] is None

@@ -29,8 +29,8 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    version: int = Field(ge=1, examples=[12], json_schema_extra={"maximum": MAX_NUMBER})
-    expected: int | None = Field(None, ge=1, description=_EXPECTED, examples=[11])
+    version: int = Field(ge=1, le=MAX_NUMBER, examples=[12])
+    expected: int | None = Field(None, ge=1, le=MAX_NUMBER, description=_EXPECTED, examples=[11])
     why: str = Field(min_length=1, max_length=1000, description="for the alias's log", examples=["better ELBO"])
 
 
@@ -39,7 +39,7 @@ class Rollback(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    expected: int | None = Field(None, ge=1, description=_EXPECTED, examples=[12])
+    expected: int | None = Field(None, ge=1, le=MAX_NUMBER, description=_EXPECTED, examples=[12])
     why: str = Field(
         "rolled back", min_length=1, max_length=1000, description="for the alias's log", examples=["worse on new data"]
     )

@@ -1,44 +1,65 @@
 """What callers make this process hold outside of the engine's queue: bodies and answers, bounded together."""
 
+from dataclasses import dataclass
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from elbod.errors import QueueFull
 
+# Requests of at most so many bytes have an eighth of the budget to themselves: callers who ask for much and read
+# nothing keep out their like, and nobody else.
+_SMALL = 64 * 1024
+_SMALL_SHARE = 8
 # Of an answer, handed over at once. The caller's connection takes the next one when this one has left the process.
 _PIECE = 256 * 1024
+
+
+@dataclass
+class Share:
+    """A part of the budget, and what is held of it."""
+
+    limit: int
+    held: int = 0
 
 
 class ByteBudget:
     """`limit` bytes for all requests of the process."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
+        self.small = Share(limit // _SMALL_SHARE)
+        self.large = Share(limit - self.small.limit)
+
+    def share(self, size: int) -> Share:
+        """What a request of that size holds bytes of."""
+        return self.small if size <= _SMALL else self.large
 
 
 class Holding:
     """What one request holds of the budget, until its answer has been sent."""
 
     def __init__(self, budget: ByteBudget) -> None:
-        self._budget = budget
+        self._budget, self._share = budget, budget.small
         self._bytes = 0
 
     def reserve(self, size: int) -> None:
         """Hold at least so many bytes. Raises QueueFull if what others hold leaves no room."""
-        budget = self._budget
-        if budget.held + max(0, size - self._bytes) > budget.limit:
-            raise QueueFull(f"{budget.held} bytes of bodies and answers are held: try again", retry_after=1)
+        size = max(size, self._bytes)
+        share = self._budget.share(size)
+        others = share.held - (self._bytes if share is self._share else 0)
+        if others + size > share.limit:
+            raise QueueFull(f"{others} bytes of bodies and answers are held: try again", retry_after=1)
         self.note(size)
 
     def note(self, size: int) -> None:
         """Hold at least so many bytes that are there already."""
-        more = max(0, size - self._bytes)
-        self._budget.held += more
-        self._bytes += more
+        size = max(size, self._bytes)
+        self.release()
+        self._share, self._bytes = self._budget.share(size), size
+        self._share.held += size
 
     def release(self) -> None:
         """Hold nothing more."""
-        self._budget.held -= self._bytes
+        self._share.held -= self._bytes
         self._bytes = 0
 
 

@@ -60,7 +60,7 @@ def needed_samples(chunk: Outputs, target: float, job: Job, resident: Resident) 
     reconstruction, terms = _sampled(_chunk(chunk, PILOT_DRAWS, job, resident), PILOT_DRAWS)
     variance = (reconstruction - terms.kl).var(axis=1, ddof=1)
     # A row without a finite variance is refused when it is reduced, whatever it is drawn.
-    wanted = np.ceil(np.nan_to_num(np.minimum(_PILOT_MARGIN * variance / target**2, most)))
+    wanted = np.ceil(np.nan_to_num(np.minimum(_PILOT_MARGIN * variance / target / target, most)))
     counts: Counts = np.minimum(np.maximum(wanted, PILOT_DRAWS), most).astype(np.int64)
     return counts
 
