@@ -145,7 +145,7 @@ def overload(folder: Path) -> Fault:
 
 
 def _refusal(port: int, request: Request, found: list[str], end: float) -> None:
-    with httpx.Client(timeout=30) as http:
+    with httpx.Client(timeout=30, headers={"Content-Type": request.media_type}) as http:
         while time.perf_counter() < end and not found:
             response = http.post(f"http://{HOST}:{port}{request.path}", content=request.body)
             if response.status_code == 429 and "retry-after" in response.headers:
@@ -153,15 +153,15 @@ def _refusal(port: int, request: Request, found: list[str], end: float) -> None:
 
 
 def descriptors_used_up(folder: Path) -> Fault:
-    """120 idle connections at a server that may open 64 files a process."""
+    """300 idle connections at a server that may open 140 files a process."""
     few = _refuses(folder, 24)
     with ExitStack() as stack:
-        server = stack.enter_context(serve(folder / "store", *PAIR, prefix=("prlimit", "--nofile=64")))
+        server = stack.enter_context(serve(folder / "store", *PAIR, prefix=("prlimit", "--nofile=140")))
         with asking(server.port, MODEL, ROWS) as crowd:
             time.sleep(QUIET)
             since = time.monotonic()
             with ExitStack() as idle:
-                for _ in range(120):
+                for _ in range(300):
                     idle.enter_context(socket.create_connection((HOST, server.port), timeout=10))
                 time.sleep(6)
                 alive = len(workers(server.pid))

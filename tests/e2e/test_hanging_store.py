@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from elbod_store import ModelStore
-from tests.support import LEVELS, Server, publish
+from tests.support import LEVELS, Server, publish, wait_for
 
 HEALTH = ("/healthz", "/readyz", "/version", "/")
 
@@ -70,6 +70,14 @@ def test_health_is_told_and_callers_hear_in_time_while_the_store_is_silent(serve
                 asked += 1
         assert asked > 10
         assert {one.result() for one in calls} <= {503, 504}
+
+
+def test_a_store_that_does_not_answer_is_named(server: Server) -> None:
+    def problems() -> list[str]:
+        found: list[str] = httpx.get(f"{server.url}/readyz").json()["problems"]
+        return found
+
+    wait_for(lambda: any("has not answered for" in problem for problem in problems()))
 
 
 def test_a_server_whose_loads_hang_ends_within_its_drain_timeout(server: Server) -> None:

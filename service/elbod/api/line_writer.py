@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections import deque
 from datetime import UTC, datetime
 
@@ -26,6 +25,8 @@ class LineWriter:
         self._bytes = 0
         self._idle = True
         self._thread: threading.Thread | None = None
+        # Set by those who wait for the lines.
+        self._hurry = threading.Event()
         self._dropped = self._reported = 0
 
     @property
@@ -48,6 +49,7 @@ class LineWriter:
 
     def flush(self, seconds: float) -> bool:
         """Wait until all lines are written; False if they were not in time."""
+        self._hurry.set()
         with self._changed:
             return self._changed.wait_for(lambda: self._idle and not self._lines, seconds)
 
@@ -58,7 +60,8 @@ class LineWriter:
                 self._idle = False
             while lines := self._take():
                 self._put(lines)
-            time.sleep(_COLLECT)
+            self._hurry.wait(_COLLECT)
+            self._hurry.clear()
 
     def _take(self) -> list[bytes]:
         """Lines that fit into one write, or one that is longer."""

@@ -152,7 +152,7 @@ async def readyz(request: Request) -> Response:
     one hear how many problems there are, and not which.
     """
     service = service_of(request)
-    default, problems = service.residents.default, service.residents.problems
+    default, problems = service.residents.default, service.problems
     ready = service.ready
     body: dict[str, Any] = {
         "ready": ready,

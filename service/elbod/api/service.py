@@ -36,6 +36,9 @@ STUCK_AFTER = 60.0
 
 _LOAD_PATIENCE = 10.0
 
+# A store that has kept a look waiting for longer is a problem: answers take milliseconds.
+_SILENT_AFTER = 5.0
+
 # Seconds after which a caller who still waits is watched: most are answered before, and a watch costs as much as a row.
 _WATCH_AFTER = 0.05
 
@@ -110,6 +113,13 @@ class Service:
     def ready(self) -> bool:
         """Whether the default model is loaded, verified and warm, and the process takes work."""
         return self.residents.ready and not self.draining
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with versions and the store now, in sentences."""
+        waiting = self._poller.waiting_seconds
+        silent = waiting > (_SILENT_AFTER if self._poller.looked.is_set() else _LOAD_PATIENCE)
+        return self.residents.problems + [f"the model store has not answered for {waiting:.0f} s"] * silent
 
     async def resident(self, request: Request, reference: str | None) -> Resident:
         """The resident of a reference, loaded by other threads if it is not there yet.

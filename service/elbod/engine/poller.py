@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,22 @@ class Poller(threading.Thread):
         self._look, self._delays = look, delays
         self._stopping = threading.Event()
         self.looked = threading.Event()
+        self._since: float | None = None
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the look under way has been waiting for the store; 0 between looks."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def run(self) -> None:
         while True:
+            self._since = time.monotonic()
             try:
                 self._look()
             except Exception:
                 logger.exception("a look at the model store failed: looking again")
+            self._since = None
             self.looked.set()
             if self._stopping.wait(next(self._delays)):
                 return
