@@ -59,7 +59,8 @@ def supervise(settings: Settings, *, announce: Callable[[str], None], silence: f
     _refuse_few_descriptors(count)
     configure_logging()
     listener = bind(settings.host, settings.port)
-    return _Supervisor(settings, listener, announce, silence).run(count)
+    # Each worker knows how many they are.
+    return _Supervisor(settings.model_copy(update={"workers": count}), listener, announce, silence).run(count)
 
 
 def _refuse_few_descriptors(workers: int) -> None:

@@ -11,7 +11,7 @@ from elbod.api.parameters import Alias, Name
 from elbod.api.problems import invalid_fields
 from elbod.api.security import host_of, is_loopback
 from elbod.api.service import service_of
-from elbod.errors import Forbidden, LostRace, UnsupportedMediaType
+from elbod.errors import Forbidden, LostRace, UnsupportedMediaType, shown
 from elbod_store import AliasEntry, Conflict, ModelStore, UnknownAlias
 from elbod_store.names import MAX_NUMBER
 
@@ -108,7 +108,7 @@ async def _parse(request: Request, schema: type[Fields]) -> Fields:
     body = await service_of(request).read_body(request, _MAX_BODY)
     # A rollback may have no body, and then has no type.
     if media != wire.JSON_TYPE and (media or body or schema is Promotion):
-        raise UnsupportedMediaType(f"content type {media[:100]!r}: send {wire.JSON_TYPE}")
+        raise UnsupportedMediaType(f"content type {shown(media)!r}: send {wire.JSON_TYPE}")
     fields, _ = wire.decode_json(body or b"{}", ())
     try:
         return schema.model_validate(fields)

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 from elbod.api.security import PAGE_FILES
-from elbod.errors import UnknownModel
+from elbod.errors import UnknownModel, shown
 
 router = APIRouter(include_in_schema=False)
 
@@ -63,7 +63,7 @@ async def page(request: Request) -> Response:
 async def file(digest: str, name: str) -> Response:
     """A script, style or picture of the page. Raises UnknownModel for those of another elbod."""
     if digest != _DIGEST or name not in _FILES or name == _PAGE:
-        raise UnknownModel(f"no file {name[:100]!r} of this version of the page: load the page again")
+        raise UnknownModel(f"no file {shown(name)!r} of this version of the page: load the page again")
     headers = {"Cache-Control": "public, max-age=31536000, immutable"} | _CONFINED
     return Response(_FILES[name], media_type=_TYPES[Path(name).suffix], headers=headers)
 

@@ -8,7 +8,7 @@ from fastapi import Path, Request
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from elbod.errors import InvalidInput
+from elbod.errors import InvalidInput, shown
 from elbod_store.names import ALIAS, LATEST, MAX_NUMBER, NAME, VERSION
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -50,4 +50,4 @@ async def given_once(request: Request) -> None:
     counts = Counter(name for name, _ in request.query_params.multi_items())
     for name, count in counts.items():
         if count > 1:
-            raise InvalidInput.at(f"/{name[:100]}", f"{name[:100]} is given {count} times: give it once")
+            raise InvalidInput.at(f"/{shown(name)}", f"{shown(name)} is given {count} times: give it once")

@@ -23,7 +23,7 @@ from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
 from elbod.engine.tasks import MAY_BE_UNDEFINED
-from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType
+from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType, shown
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX
 from elbod.settings import Settings
@@ -347,7 +347,9 @@ def _defined(value: float) -> float | None:
 def _media_type(request: Request, offers: Sequence[str]) -> str:
     media = wire.best_media_type(request.headers.get("accept"), offers)
     if media is None:
-        raise NotAcceptable(f"none of {request.headers['accept'][:200]!r} can be produced: ask for {', '.join(offers)}")
+        raise NotAcceptable(
+            f"none of {shown(request.headers['accept'])!r} can be produced: ask for {', '.join(offers)}"
+        )
     return media
 
 
@@ -356,7 +358,7 @@ async def _parse(request: Request, schema: type[Fields], array_names: Sequence[s
     # Without a type it is refused: any page may make a browser send that here without being asked.
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in _DATA_TYPES:
-        raise UnsupportedMediaType(f"content type {content_type[:100]!r}: send {' or '.join(_DATA_TYPES)}")
+        raise UnsupportedMediaType(f"content type {shown(content_type)!r}: send {' or '.join(_DATA_TYPES)}")
     is_json = content_type == wire.JSON_TYPE
     limit = service.settings.max_json_bytes if is_json else service.settings.max_body_bytes
     body = await service.read_body(request, min(limit, service.settings.max_body_bytes))

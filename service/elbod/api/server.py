@@ -67,7 +67,8 @@ class _Server(uvicorn.Server):
             )
 
         self._checking = loop.create_task(self._check_regularly(min(_CHECK_EVERY, timeout / 4)))
-        self.servers = [Acceptor(loop, listener, protocol) for listener in sockets or []]  # type: ignore[misc]
+        alone = self._service.settings.workers == 1
+        self.servers = [Acceptor(loop, listener, protocol, alone=alone) for listener in sockets or []]  # type: ignore[misc]
         self.started = True
         if not self.should_exit:
             self._started()
@@ -96,17 +97,22 @@ class _Server(uvicorn.Server):
 
 
 class Acceptor:
-    """Takes connections of a socket that other processes listen on, too: one in each turn of the event loop, and of
-    those that come all at once one a millisecond.
+    """Takes connections of a socket that other processes may listen on, too: one in each turn of the event loop, and,
+    unless this process is alone, of those that come all at once one a millisecond.
 
     An event loop's own server takes all that wait, and so one worker would answer whoever came at the same time, for as
     long as they keep their connections.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, protocol: Callable[[], asyncio.Protocol]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        *,
+        alone: bool,
     ) -> None:
-        self._loop, self._listener, self._protocol = loop, listener, protocol
+        self._loop, self._listener, self._protocol, self._alone = loop, listener, protocol, alone
         self._opening: set[asyncio.Task[object]] = set()
         self._closed = False
         self._accepted_at = 0.0
@@ -131,7 +137,7 @@ class Acceptor:
             return
         connection.setblocking(False)
         now = self._loop.time()
-        if now - self._accepted_at < _BURST:
+        if not self._alone and now - self._accepted_at < _BURST:
             # The others may be asleep, and wake up meanwhile.
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_BURST, self._listen)

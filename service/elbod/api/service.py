@@ -23,7 +23,7 @@ from elbod.engine.residents import Residents
 from elbod.engine.runner import Runner
 from elbod.engine.tasks import Task
 from elbod.engine.threads import Threads
-from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError
+from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError, shown
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 
@@ -301,7 +301,7 @@ class Service:
         except ValueError:
             seconds = -1.0
         if not 0 < seconds < float("inf"):
-            raise InvalidInput.at("", f"Request-Timeout must be a positive number of seconds, not {header[:40]!r}")
+            raise InvalidInput.at("", f"Request-Timeout must be a positive number of seconds, not {shown(header)!r}")
         return min(seconds, limit)
 
 
