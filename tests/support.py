@@ -1,6 +1,7 @@
 """Small models with decided weights, and real server processes."""
 
 import contextlib
+import http.client
 import io
 import os
 import random
@@ -224,6 +225,14 @@ def issue_key(path: Path, *scopes: keys.Scope, name: str = "ada") -> tuple[str, 
     key, text = keys.generate(name, scopes)
     keys.change(path, lambda present: [*present, key])
     return key.id, text
+
+
+def next_status(connection: socket.socket) -> int:
+    """The status of the next answer on a connection, which is read to its end."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def bearer(key: str) -> dict[str, str]:

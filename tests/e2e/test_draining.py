@@ -12,7 +12,7 @@ import pytest
 
 from elbod_client import Client, ConnectionFailed, NotReady
 from elbod_store import ModelStore
-from tests.support import Server, wait_for
+from tests.support import Server, next_status, wait_for
 
 WORK = {"x": np.zeros((300, 8, 8), int).tolist(), "num_samples": 200, "seed": 1}
 SMALL = b'{"num_samples": 1}'
@@ -68,7 +68,7 @@ def test_callers_who_keep_asking_do_not_prolong_a_drain(server: Server) -> None:
 def test_callers_who_ask_nothing_more_are_left_at_once(server: Server) -> None:
     with connect(server) as idle, connect(server) as fresh, concurrent.futures.ThreadPoolExecutor(1) as pool:
         idle.sendall(REQUEST)
-        assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert next_status(idle) == 200
         work = pool.submit(httpx.post, f"{server.url}/elbo", json=WORK, timeout=60)
         wait_for(lambda: httpx.get(f"{server.url}/healthz").json()["busy_seconds"] > 0)
         server.process.send_signal(signal.SIGTERM)
