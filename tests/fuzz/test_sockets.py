@@ -83,7 +83,7 @@ def damaged(request: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.3:
         start = rng.randrange(len(request))
         request = request[:start] + rng.randbytes(rng.randrange(6)) + request[start + rng.randrange(6) :]
-    return request[: rng.randrange(len(request))] if rng.random() < 0.15 else request
+    return request[: rng.randrange(1, len(request))] if rng.random() < 0.15 else request
 
 
 def converse(server: Server, rng: random.Random) -> bytes:
