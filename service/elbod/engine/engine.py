@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,7 +16,7 @@ from elbod.engine.batcher import Pending, next_tile
 from elbod.engine.counters import WorkCounters
 from elbod.engine.jobs import Job, Part, Result, Stage, Tile
 from elbod.engine.loading import Resident
-from elbod.engine.runner import DrawInputs, Outputs, Runner, pin_thread, row_dtype
+from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Runner, pin_thread, row_dtype
 from elbod.engine.tasks import Task, reduce_chunks, reduced_together
 from elbod.errors import Draining, ElbodError, InvalidInput, ModelFailure, QueueFull
 
@@ -288,7 +288,8 @@ class Engine:
             label = np.zeros(tile.size, np.int64)
             for key, at in _places(tile):
                 tasks[key].fill_rows(x[at], label[at])
-            return _whole(self._runner.encode(resident.generator, x, label), tile.size)
+            encoded = _whole(self._runner.encode(resident.generator, x, label), tile.size)
+            return _of_shapes(encoded, resident.row_shapes)
         inputs = DrawInputs.zeros(resident.generator, tile.size)
         for key, at in _places(tile):
             tasks[key].fill_draws(inputs, at)
@@ -301,6 +302,14 @@ def _whole(outputs: Outputs, size: int) -> Outputs:
         if values.shape[:1] != (size,):
             raise ValueError(f"{name} has shape {values.shape} for {size} rows")
     return outputs
+
+
+def _of_shapes(encoded: Outputs, row_shapes: Mapping[str, tuple[int, ...]]) -> Outputs:
+    """Parameters of q(z|x) whose rows have the shapes that they had at load: others would fail all of the tile later."""
+    for name, shape in row_shapes.items():
+        if encoded[PARAMETER + name].shape[1:] != shape:
+            raise ValueError(f"{name} has rows of shape {encoded[PARAMETER + name].shape[1:]}, not {shape}")
+    return encoded
 
 
 _NO_ANSWER = "returned what makes no answer"

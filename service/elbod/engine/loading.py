@@ -52,7 +52,7 @@ class Resident:
 
     `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
     entry for each S that the worker scored; what begins with `posterior_` describes q(z|x) beyond its row-wise
-    parameters, which take `row_bytes` a row.
+    parameters, of which a row has `row_shapes` and takes `row_bytes`.
     """
 
     manifest: Manifest
@@ -67,6 +67,7 @@ class Resident:
     given_label: dict[int, Calibration]
     nbytes: int
     row_bytes: int
+    row_shapes: dict[str, tuple[int, ...]]
 
     @property
     def name(self) -> str:
@@ -117,6 +118,7 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         given_label=calibration[GIVEN_LABEL],
         nbytes=generator.kept_bytes(),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
+        row_shapes={name: tuple(tensor.shape[1:]) for name, tensor in posterior.parameters.items()},
     )
     logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, resident.sizes)
     if not proved:
