@@ -305,7 +305,7 @@ def _whole(outputs: Outputs, size: int) -> Outputs:
 
 
 def _of_shapes(encoded: Outputs, row_shapes: Mapping[str, tuple[int, ...]]) -> Outputs:
-    """Parameters of q(z|x) whose rows have the shapes that they had at load: others would fail all of the tile later."""
+    """Parameters of q(z|x) whose rows have the shapes of the load: others would fail all of the tile later."""
     for name, shape in row_shapes.items():
         if encoded[PARAMETER + name].shape[1:] != shape:
             raise ValueError(f"{name} has rows of shape {encoded[PARAMETER + name].shape[1:]}, not {shape}")
