@@ -1,6 +1,6 @@
-"""Callers of bad will, each as a process of its own: `python attackers.py NAME PORT SECONDS`.
+"""Hostile callers, each a separate process: `python attackers.py NAME PORT SECONDS`.
 
-Each goes on until its time is up and holds few bytes itself. Imports nothing heavy, since it shares the cores.
+Each attacks until its time is up and holds few bytes itself. Imports nothing heavy, since it shares the cores.
 """
 
 import contextlib

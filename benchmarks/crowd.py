@@ -28,7 +28,7 @@ class Call:
 
 @dataclass
 class Crowd:
-    """Callers of `model` at one server, each with connections of its own."""
+    """Callers of `model` at one server, each with its own connections."""
 
     port: int
     model: str
@@ -85,7 +85,7 @@ class Crowd:
 
 @contextmanager
 def asking(port: int, model: str, rows: np.ndarray, *, timeout: float = 30.0) -> Iterator[Crowd]:
-    """A crowd that has been answered and goes on until the end of the block, where each finishes its call."""
+    """A crowd that has been answered and keeps asking until the end of the block, where each finishes its call."""
     crowd = Crowd(port, model, rows, timeout)
     handler = _Counting(crowd.retries)
     logger = logging.getLogger("elbod_client")

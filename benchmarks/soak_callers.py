@@ -1,4 +1,4 @@
-"""The callers of the soak, good and bad, each a thread (or a task) that goes on until it is told to stop."""
+"""The callers of the soak, good and bad, each a thread (or a task) that runs until it is told to stop."""
 
 import asyncio
 import contextlib

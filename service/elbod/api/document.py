@@ -33,7 +33,7 @@ REQUEST_TIMEOUT: _Node = {
     "name": "Request-Timeout",
     "in": "header",
     "required": False,
-    "description": "seconds until the work is dropped and the answer is 504; the server has a limit of its own",
+    "description": "seconds until the work is dropped and the answer is 504; at most the server's `request_timeout`",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 

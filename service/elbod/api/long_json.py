@@ -45,7 +45,7 @@ def cut_out(body: bytes | bytearray, array_names: Sequence[str], pause: Pause) -
     rest = len(body) - taken
     if len(left) + rest > INLINE_BYTES:
         known = ", ".join(array_names)
-        message = f"the body has {len(left) + rest} bytes beside lists of numbers and base64 of {known}"
+        message = f"the body has {len(left) + rest} bytes outside of the arrays {known}"
         raise InvalidInput.at("", f"{message}, the limit is {INLINE_BYTES}: no other field is long")
     left += view[taken:]
     return bytes(left), cut

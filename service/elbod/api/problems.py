@@ -106,7 +106,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """What the path allows: several routes may have it, each with a method of its own."""
+    """The methods that the path allows: several routes may share a path."""
     scopes = ({**request.scope, "method": method.value} for method in HTTPMethod)
     routes = request.app.router.routes
     return [s["method"] for s in scopes if any(route.matches(s)[0] is Match.FULL for route in routes)]

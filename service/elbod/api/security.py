@@ -81,7 +81,7 @@ class Guard:
                     await respond(Request(scope), error)(scope, receive, send)
                     return
             else:
-                # Open to all, and /readyz says more to whoever has a key.
+                # Open to all, and /readyz says more to callers with a key.
                 with contextlib.suppress(RequestError):
                     scope.setdefault("state", {})["key"] = self._ring.find(_token(scope), time.monotonic())
         await self.app(scope, receive, send)

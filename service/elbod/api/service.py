@@ -136,7 +136,7 @@ class Service:
     async def ask_store(self, request: Request, question: Callable[..., T], *arguments: Any) -> T:
         """The outcome of a call that asks the model store, on one of a few threads, as `attended`.
 
-        Once it has begun, the call itself goes on whatever happens to its caller.
+        A call that has begun runs to its end, even if its caller leaves.
         """
         asked = self._store_threads.submit(question, *arguments)
         try:

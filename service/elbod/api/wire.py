@@ -99,7 +99,7 @@ def _unreadable(raw: bytes, what: str) -> InvalidInput | Malformed:
 
 
 def _plain(name: str, value: object) -> object:
-    """A field that is no array. None has lists in lists or keys of its own: these are as wrong when they are empty."""
+    """A field that is no array. Lists and objects inside it become empty ones, which are refused just the same."""
     if isinstance(value, simdjson.Object):
         return {}
     if not isinstance(value, simdjson.Array):

@@ -248,7 +248,7 @@ class Residents:
             return under_way.outcome
 
     def _run(self, under_way: _Load) -> None:
-        """One load, on a thread of its own; whatever it raises is a failed load."""
+        """One load, on a loader thread. Any exception is a failed load."""
         manifest = under_way.manifest
         try:
             self._make_room(under_way, needed_bytes(manifest))

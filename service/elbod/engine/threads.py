@@ -31,7 +31,7 @@ class Threads:
             try:
                 future.set_result(call(*arguments))
             except BaseException as error:
-                # A family's code may raise anything, SystemExit too: whoever waits must hear of it.
+                # A family's code may raise anything, SystemExit too: the caller that waits must hear of it.
                 future.set_exception(error)
 
         self._waiting.put(run)

@@ -34,7 +34,7 @@ class Outline(TorchFunctionMode):
     """A context in which a tensor of more than 65,536 elements is made on the `meta` device: shape and dtype alone.
 
     A constructor may compute with all tensors, and read the values of small ones. One that reads those of a large one
-    fails there: that belongs in `Generator.prepare`, or under a device of its own (`torch.zeros(n, device="cpu")`),
+    fails there: that belongs in `Generator.prepare`, or under an explicit device (`torch.zeros(n, device="cpu")`),
     which this context leaves alone. Raises ValueError for more tensors than any model has.
     """
 

@@ -202,7 +202,7 @@ def _plain(point: Point) -> dict[str, Any]:
 def _check_outline(generator: Generator) -> None:
     """The service outlines a model before it allocates it. Raises RefusedModel for a family that does not let it."""
     try:
-        # A constructor may draw its weights, and training goes on after this publication.
+        # A constructor may draw its weights, and training continues after this publication.
         with torch.random.fork_rng(devices=[]):
             checkpoint.check_fit(generator.blueprint, generator.state_dict())
     except checkpoint.InvalidCheckpoint as error:
