@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from elbod.generators.likelihoods import Likelihood, Observation, make_likelihood
-from elbod.generators.posteriors import ClosedFormPosterior, Posterior
-from elbod.generators.priors import ClosedFormPrior, Prior
+from elbod.generators.posteriors import Posterior
+from elbod.generators.priors import Prior
+from elbod.generators.terms import PathTerms, Sampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,34 +39,18 @@ KlEstimator = Literal["closed_form", "monte_carlo", "conditional"]
 
 
 @dataclass(frozen=True)
-class ConditionalTerms:
-    """Terms of the bound given the drawn groups of a hierarchy, summed over groups, one draw a row: (n,), float64.
+class Walk:
+    """Latents of n draws on their way from z_T ~ p(z_T) or q(z_T|x) to the z_0 that is decoded.
 
-    With p_l = p(z_l | z above) and q_l = q(z_l | z above, x): kl = sum KL(q_l || p_l), log_prior = sum E_q_l[log p_l],
-    entropy = sum H[q_l], each by code of its own.
+    z is (n, latent_dim) float32, as callers see it: every density is evaluated at that very value. Families with
+    `levels` say where each draw stands: `level` (n,) int64 is 0 for draws that are ready to be observed, `below` (n,)
+    is the level that the next pass makes. `state` is what `observe` can go on from instead of z.
     """
 
-    kl: Tensor
-    log_prior: Tensor
-    entropy: Tensor
-
-
-@dataclass(frozen=True)
-class LatentTerms:
-    """log p(z) and log q(z|x) at one draw a row, (n,), nats, float64."""
-
-    log_prior: Tensor
-    log_q: Tensor
-    conditional: ConditionalTerms | None = None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One draw a row with what scores it."""
-
     z: Tensor
-    terms: LatentTerms
-    observation: Observation
+    level: Tensor | None = None
+    below: Tensor | None = None
+    state: Tensor | None = None
 
 
 class Generator(nn.Module, ABC):
@@ -79,6 +64,8 @@ class Generator(nn.Module, ABC):
 
     family: ClassVar[str]
     conditional: ClassVar[bool] = False
+    # Passes between p(z_T) and p(x|z_0).
+    levels: int = 0
     Spec: ClassVar[type[Any]]
 
     def __init__(self, blueprint: Blueprint, latent_dim: int) -> None:
@@ -146,17 +133,34 @@ class Generator(nn.Module, ABC):
         """E_q[log p(x_i|z)] of every element in closed form, (n, *event_shape), float64; None: it has to be drawn."""
         return None
 
-    def latent_terms(self, q: Posterior, z: Tensor) -> LatentTerms:
-        """log p(z) and log q(z|x) at one draw a row."""
-        return LatentTerms(self.prior().log_prob(z.double()), q.double().log_prob(z.double()))
+    def latent_terms(self, q: Posterior, z: Tensor) -> PathTerms[Tensor]:
+        """log p(z) and log q(z|x) at one z a row, for families without levels."""
+        return PathTerms(Sampled(self.prior().log_prob(z.double()), q.double().log_prob(z.double())))
 
-    def draw(self, q: Posterior, noise: Tensor, label: Tensor | None = None) -> Drawn:
-        """z ~ q(z|x) from standard normal noise (n, latent_dim), with what scores it.
+    def begin(
+        self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        """Latents drawn from standard normals: from q(z|x) with their terms, or from p(z), which has none.
 
-        z is float32, as callers see it, and every density is evaluated at that very value.
+        `noise` is (n, noise_dimensions) of q or of the prior; `temperature` (n, 1) scales the randomness.
         """
-        z = q.draw(noise).float()
-        return Drawn(z, self.latent_terms(q, z), self.decode(z, label))
+        if q is None:
+            return Walk(self.prior().draw(noise, temperature).float()), None
+        z = q.draw(noise, temperature).float()
+        return Walk(z), self.latent_terms(q, z)
+
+    def advance(
+        self, walk: Walk, q: Posterior | None, noise: Tensor, label: Tensor | None = None
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        """Each draw one pass further: from q(z_{i-1}|z_i, x) with the terms of the pass, or from p(z_{i-1}|z_i).
+
+        Rows may stand at different levels. Families with `levels` implement it.
+        """
+        raise NotImplementedError(f"family {self.blueprint.family!r} has no levels")
+
+    def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
+        """p(x|z_0) of draws at level 0."""
+        return self.decode(walk.z, label)
 
     def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
         """What training maximises, (n,): log p(x|z) - beta KL(q(z|x) || p(z)) with one reparameterized z a row.
@@ -165,10 +169,7 @@ class Generator(nn.Module, ABC):
         """
         q, prior = self.encode(x, label), self.prior()
         z = q.draw(noise)
-        if isinstance(prior, ClosedFormPrior) and isinstance(q, ClosedFormPosterior):
-            kl = prior.kl(q)
-        else:
-            kl = q.log_prob(z) - prior.log_prob(z)
+        kl = q.log_prob(z) - prior.log_prob(z) if (exact := prior.closed_kl(q)) is None else exact
         return self.decode(z, label).log_prob(x).flatten(1).sum(-1) - beta * kl
 
     def importance_objective(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -180,9 +181,11 @@ class Generator(nn.Module, ABC):
         n, draws, _ = noise.shape
         parameters = self.encode(x, label).parameters
         q = self.posterior({name: value.repeat_interleave(draws, 0) for name, value in parameters.items()})
-        drawn = self.draw(q, noise.flatten(0, 1), None if label is None else label.repeat_interleave(draws, 0))
-        reconstruction = drawn.observation.log_prob(x.repeat_interleave(draws, 0)).flatten(1).sum(-1)
-        log_weights = reconstruction + drawn.terms.log_prior - drawn.terms.log_q
+        walk, path = self.begin(q, noise.flatten(0, 1))
+        assert path is not None
+        observation = self.observe(walk, None if label is None else label.repeat_interleave(draws, 0))
+        reconstruction = observation.log_prob(x.repeat_interleave(draws, 0)).flatten(1).sum(-1)
+        log_weights = reconstruction - path.sampled.kl
         return torch.logsumexp(log_weights.unflatten(0, (n, draws)), dim=1) - math.log(draws)
 
     def log_evidence(self, x: Tensor) -> Tensor | None:
@@ -196,7 +199,7 @@ def mistaken_kl_estimator(generator: Generator, q: Posterior, z: Tensor) -> str 
     What relies on it would look for terms that are not there, or call a closed form sampled.
     """
     actual: KlEstimator
-    if isinstance(generator.prior(), ClosedFormPrior) and isinstance(q.double(), ClosedFormPosterior):
+    if generator.prior().closed_form(q.double()) is not None:
         actual, reason = "closed_form", "q(z|x) and p(z) have closed forms"
     elif generator.latent_terms(q, z).conditional is not None:
         actual, reason = "conditional", "the terms have closed forms given the drawn groups"

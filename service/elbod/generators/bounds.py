@@ -7,28 +7,16 @@ fixed order, so a row's numbers do not depend on the rows beside it. Natural log
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elbod.generators.pareto import pareto_k
+from elbod.generators.terms import ClosedForm, Conditional, LatentTerms, Marginal, Sampled, Terms
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PriorTerms:
-    """The terms of the bound that do not involve x, (n, 1) in closed form or (n, S) sampled, all of one kind.
-
-    kl: k = KL(q || p) or log q(z_s|x) - log p(z_s);  log_prior: c = E_q[log p(z)] or log p(z_s);
-    entropy: h = H[q] or -log q(z_s|x). Mixing closed and sampled terms would break the equality of the two forms.
-    """
-
-    kl: Floats
-    log_prior: Floats
-    entropy: Floats
 
 
 @dataclass(frozen=True)
@@ -43,8 +31,8 @@ class Elbo:
     entropy: Floats
 
 
-def elbo(reconstruction: Floats, terms: PriorTerms) -> Elbo:
-    """The evidence lower bound from r_s = log p(x|z_s), (n, S).
+def elbo(reconstruction: Floats, terms: LatentTerms[Floats]) -> Elbo:
+    """The evidence lower bound from r_s = log p(x|z_s), (n, S), and terms that are (n, S), or (n, 1) in closed form.
 
     elbo = mean(r - k); standard_error = sd(r - k, ddof=1)/sqrt(S), paired, NaN at S = 1.
     """
@@ -59,6 +47,50 @@ def elbo(reconstruction: Floats, terms: PriorTerms) -> Elbo:
     )
 
 
+def bound(terms: Terms, samples: int) -> Elbo:
+    """The ELBO of each row's first draws; where nothing has to be drawn, its error is zero."""
+    expected = terms.rows.expected_log_likelihood
+    if expected is None or terms.label_log_prob is not None:
+        return elbo(*sampled_bound(terms, samples))
+    exact = elbo(expected.reshape(len(expected), -1).sum(axis=-1)[:, None], _latent(terms, samples))
+    return replace(exact, standard_error=np.zeros_like(exact.elbo))
+
+
+def sampled_bound(terms: Terms, samples: int) -> tuple[Floats, LatentTerms[Floats]]:
+    """log p(x|z_s), (n, S), of each row's first draws, and the terms of their latents."""
+    if terms.label_log_prob is not None:
+        return label_draws(terms, samples).marginal()
+    return terms.draws.reconstruction[:, :samples], _latent(terms, samples)
+
+
+def label_draws(terms: Terms, samples: int) -> "LabelDraws":
+    """The first draws under each label: closed forms would bias a marginal up."""
+    assert terms.label_log_prob is not None
+    sampled = terms.draws.path.sampled
+    values = (terms.draws.reconstruction, sampled.log_prior, sampled.log_q)
+    return LabelDraws(terms.label_log_prob, *(drawn[..., :samples] for drawn in values))
+
+
+def log_weights(terms: Terms, count: int) -> Floats:
+    """log p(x, z_k) - log q(z_k|x), (n, K), of each row's first draws; under a marginal those of log p(x)."""
+    if terms.label_log_prob is not None:
+        return label_draws(terms, count).marginal_log_weights()
+    sampled = terms.draws.path.sampled
+    weights: Floats = (terms.draws.reconstruction + sampled.log_prior - sampled.log_q)[:, :count]
+    return weights
+
+
+def _latent(terms: Terms, samples: int) -> LatentTerms[Floats]:
+    """All in closed form, all in closed form given the drawn groups, or all sampled: a mix would break the equality of
+    the two forms of the bound."""
+    if (closed := terms.rows.latent) is not None:
+        return ClosedForm(closed.kl[:, None], closed.log_prior[:, None], closed.entropy[:, None])
+    path = terms.draws.path
+    if (given := path.conditional) is not None:
+        return Conditional(given.kl[:, :samples], given.log_prior[:, :samples], given.entropy[:, :samples])
+    return Sampled(path.sampled.log_prior[:, :samples], path.sampled.log_q[:, :samples])
+
+
 @dataclass(frozen=True)
 class LabelDraws:
     """Sampled terms of the bound under each of C labels, (n, C, S) each, and log p(y), (C,).
@@ -70,11 +102,6 @@ class LabelDraws:
     reconstruction: Floats
     log_prior: Floats
     log_q: Floats
-
-    def first(self, samples: int) -> "LabelDraws":
-        """The first draws alone."""
-        terms = (self.reconstruction, self.log_prior, self.log_q)
-        return LabelDraws(self.label_log_prob, *(values[..., :samples] for values in terms))
 
     @property
     def log_weights(self) -> Floats:
@@ -90,7 +117,7 @@ class LabelDraws:
         log_posterior: Floats = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
         return log_posterior
 
-    def marginal(self) -> tuple[Floats, PriorTerms]:
+    def marginal(self) -> tuple[Floats, Marginal[Floats]]:
         """(reconstruction, terms) per draw, (n, S), of the bound on log p(x) = log sum over y of p(y) p(x|y).
 
         With L_y = mean over s of log w_{y,s} the bound is logsumexp over y of log p(y) + L_y. It equals the mean over s
@@ -103,7 +130,7 @@ class LabelDraws:
         log_prob = np.broadcast_to(self.label_log_prob[:, None], log_rho.shape)
         mean = partial(mean_over_labels, np.exp(log_rho[..., 0]))
         divergence = mean(log_rho - log_prob)
-        return mean(self.reconstruction), PriorTerms(
+        return mean(self.reconstruction), Marginal(
             kl=mean(self.log_q - self.log_prior) + divergence,
             log_prior=mean(self.log_prior) + mean(log_prob),
             entropy=mean(-self.log_q) - mean(log_rho),

@@ -127,6 +127,10 @@ class FlowPosterior(Posterior):
     def parameters(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "stddev": self.stddev, "context": self.context}
 
+    @property
+    def noise_dimensions(self) -> int:
+        return self.mean.shape[-1]
+
     def double(self) -> "FlowPosterior":
         return FlowPosterior(self.flow, self.mean.double(), self.stddev.double(), self.context.double())
 

@@ -21,7 +21,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from elbod.generators.base import Blueprint, ConditionalTerms, Drawn, Generator, LatentTerms
+from elbod.generators.base import Blueprint, Generator, Walk
 from elbod.generators.convolutional import (
     ImageEncoder,
     PixelHead,
@@ -34,6 +34,7 @@ from elbod.generators.convolutional import (
 from elbod.generators.likelihoods import Observation
 from elbod.generators.posteriors import Posterior
 from elbod.generators.priors import Prior
+from elbod.generators.terms import Conditional, PathTerms, Sampled
 
 # Of the prior's stddev, and of the posterior's as a share of it.
 _MIN_LOG_STDDEV, _MAX_LOG_STDDEV = -5.0, 3.0
@@ -67,7 +68,7 @@ class LadderSpec:
 
 
 @dataclass(frozen=True)
-class Conditional:
+class GroupDistribution:
     """p(z_l | z above) and, with x, q(z_l | z above, x) relative to it: each (n, dims).
 
     q = N(mean + stddev shift, (stddev exp(log_ratio))^2), p = N(mean, stddev^2); shift and log_ratio None without x.
@@ -87,9 +88,9 @@ class Conditional:
         stddev = self.log_stddev.exp()
         return self.mean + stddev * self.shift + temperature * (self.log_stddev + self.log_ratio).exp() * noise
 
-    def double(self) -> "Conditional":
+    def double(self) -> "GroupDistribution":
         shift, ratio = self.shift, self.log_ratio
-        return Conditional(
+        return GroupDistribution(
             self.mean.double(),
             self.log_stddev.double(),
             None if shift is None else shift.double(),
@@ -148,7 +149,7 @@ class _Group(nn.Module):
         self.merge = nn.Conv2d(latent_channels, channels, 1)
         self.after = ResidualBlock(channels)
 
-    def conditional(self, h: Tensor, features: Tensor | None) -> tuple[Conditional, Tensor]:
+    def conditional(self, h: Tensor, features: Tensor | None) -> tuple[GroupDistribution, Tensor]:
         """p and q of this group, and what the prior's path adds to the state."""
         c = self.latent_channels
         mean, log_stddev, carried = self.prior(h).split([c, c, h.shape[1]], dim=1)
@@ -157,7 +158,7 @@ class _Group(nn.Module):
             shift, log_ratio = self.posterior(torch.cat([h, features], dim=1)).chunk(2, dim=1)
             shift, log_ratio = _flat(shift), _flat(log_ratio).clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV)
         clamped = _flat(log_stddev).clamp(_MIN_LOG_STDDEV, _MAX_LOG_STDDEV)
-        return Conditional(_flat(mean), clamped, shift, log_ratio), carried
+        return GroupDistribution(_flat(mean), clamped, shift, log_ratio), carried
 
     def step(self, h: Tensor, carried: Tensor, z: Tensor) -> Tensor:
         height, width = h.shape[2:]
@@ -172,7 +173,7 @@ def _flat(maps: Tensor) -> Tensor:
 
 
 # z of one group, from its place in z and its conditionals.
-_Choice = Callable[[slice, Conditional], Tensor]
+_Choice = Callable[[slice, GroupDistribution], Tensor]
 
 
 @dataclass(frozen=True)
@@ -188,17 +189,21 @@ class LadderPosterior(Posterior):
     def parameters(self) -> dict[str, Tensor]:
         return {f"features_{i}": value for i, value in enumerate(self.features)}
 
+    @property
+    def noise_dimensions(self) -> int:
+        return self.ladder.latent_dim
+
     def double(self) -> "LadderPosterior":
         return self
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        def choose(at: slice, group: Conditional) -> Tensor:
+        def choose(at: slice, group: GroupDistribution) -> Tensor:
             return group.draw_posterior(noise[:, at].to(group.mean.dtype), temperature)
 
         return self.ladder.descend(len(noise), choose, self.features).z
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return self.ladder.latent_terms(self, z).log_q
+        return self.ladder.latent_terms(self, z).sampled.log_q
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ class LadderPrior(Prior):
         return self.ladder.latent_dim
 
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        def choose(at: slice, group: Conditional) -> Tensor:
+        def choose(at: slice, group: GroupDistribution) -> Tensor:
             return group.draw_prior(noise[:, at].to(group.mean.dtype), temperature)
 
         return self.ladder.descend(len(noise), choose).z
@@ -228,17 +233,19 @@ class _Descent:
     """A walk from the coarsest group down: all of z, the groups' conditionals, and the last state."""
 
     z: Tensor
-    groups: Sequence[Conditional]
+    groups: Sequence[GroupDistribution]
     state: Tensor
 
-    def terms(self, places: Sequence[slice]) -> LatentTerms:
+    def terms(self, places: Sequence[slice]) -> PathTerms[Tensor]:
         """Float64 sums over groups of every term that does not involve x."""
         z = self.z.double()
         pairs = [(z[:, at], group.double()) for at, group in zip(places, self.groups, strict=True)]
-        return LatentTerms(
-            log_prior=_total(group.log_prior(part) for part, group in pairs),
-            log_q=_total(group.log_q(part) for part, group in pairs),
-            conditional=ConditionalTerms(
+        return PathTerms(
+            Sampled(
+                log_prior=_total(group.log_prior(part) for part, group in pairs),
+                log_q=_total(group.log_q(part) for part, group in pairs),
+            ),
+            Conditional(
                 kl=_total(group.kl() for _, group in pairs),
                 log_prior=_total(group.expected_log_prior() for _, group in pairs),
                 entropy=_total(group.entropy() for _, group in pairs),
@@ -304,22 +311,28 @@ class Ladder(Generator):
     def prior(self) -> LadderPrior:
         return LadderPrior(self)
 
-    def latent_terms(self, q: Posterior, z: Tensor) -> LatentTerms:
+    def latent_terms(self, q: Posterior, z: Tensor) -> PathTerms[Tensor]:
         assert isinstance(q, LadderPosterior)
         return self.descend(len(z), self.given(z), q.features).terms(self.places)
 
-    def draw(self, q: Posterior, noise: Tensor, label: Tensor | None = None) -> Drawn:
-        """One descent, where `latent_terms` and `decode` would take one each."""
-        assert isinstance(q, LadderPosterior)
+    def begin(
+        self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        """One descent, whose last state is what `observe` reads."""
+        assert q is None or isinstance(q, LadderPosterior)
 
-        def choose(at: slice, group: Conditional) -> Tensor:
-            return group.draw_posterior(noise[:, at].to(group.mean.dtype), 1.0).float()
+        def choose(at: slice, group: GroupDistribution) -> Tensor:
+            draw = group.draw_prior if q is None else group.draw_posterior
+            return draw(noise[:, at].to(group.mean.dtype), temperature).float()
 
-        descent = self.descend(len(noise), choose, q.features)
-        return Drawn(descent.z, descent.terms(self.places), self._observe(descent.state))
+        descent = self.descend(len(noise), choose, None if q is None else q.features)
+        return Walk(descent.z, state=descent.state), None if q is None else descent.terms(self.places)
+
+    def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
+        return self.decode(walk.z) if walk.state is None else self._observe(walk.state)
 
     def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
-        def choose(at: slice, group: Conditional) -> Tensor:
+        def choose(at: slice, group: GroupDistribution) -> Tensor:
             return group.draw_posterior(noise[:, at], 1.0)
 
         descent = self.descend(len(x), choose, self.encode(x).features)
@@ -334,7 +347,7 @@ class Ladder(Generator):
         """Walk down from the coarsest group; `choose` says what z of each group is, `features` are the finest first."""
         h = self.stem(self.top).expand(rows, -1, -1, -1)
         parts: list[Tensor] = []
-        conditionals: list[Conditional] = []
+        conditionals: list[GroupDistribution] = []
         for stage, groups in enumerate(self.groups):
             if stage:
                 h = self.finer[stage - 1](h)

@@ -26,9 +26,10 @@ MAX_INDEX = 2**56
 
 _MASK = np.uint64(0xFFFF_FFFF)
 _SHIFT = np.uint64(32)
-_MULTIPLIERS = (np.uint64(0xD251_1F53), np.uint64(0xCD9E_8D57))
-_WEYL = (np.uint64(0x9E37_79B9), np.uint64(0xBB67_AE85))
-_ROUNDS = 10
+_STREAM = np.uint64(24)
+_MULTIPLIERS = np.array([0xD251_1F53, 0xCD9E_8D57], np.uint64)[:, None, None]
+_WEYL = np.array([0x9E37_79B9, 0xBB67_AE85], np.uint64)[:, None]
+_ROUND_KEYS = np.arange(10, dtype=np.uint64)[:, None, None] * _WEYL
 
 _WORDS_PER_SLICE = 16384
 
@@ -65,38 +66,45 @@ class Keys:
         return Keys(self.seed[rows], self.index[rows], self.draw[rows])
 
 
-def philox_4x32_10(counter: Sequence[Words], key: Sequence[Words]) -> tuple[Words, Words, Words, Words]:
-    """Encrypt four counter words under two key words; 32-bit words in uint64 arrays that broadcast together."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        p0 = c0 * _MULTIPLIERS[0]
-        p1 = c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _MASK
-        k0 = (k0 + _WEYL[0]) & _MASK
-        k1 = (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+def philox_4x32_10(even: Words, odd: Words, key: Words) -> None:
+    """Encrypt counters in place: words 0 and 2 in `even`, 1 and 3 in `odd`, (2, n, blocks) each, under key words (2, n).
+
+    Words have 32 bits and lie in uint64 arrays. Both lanes of a round are one call each: on a small tile the calls
+    cost more than the arithmetic.
+    """
+    keys = (key + _ROUND_KEYS) & _MASK
+    products = np.empty_like(even)
+    for round_key in keys:
+        np.multiply(even, _MULTIPLIERS, out=products)
+        swapped = products[::-1]
+        np.right_shift(swapped, _SHIFT, out=even)
+        even ^= odd
+        even ^= round_key[:, :, None]
+        np.bitwise_and(swapped, _MASK, out=odd)
 
 
-def words(keys: Keys, stream: Stream, dimensions: int) -> Words:
-    """(n, dimensions) random 32-bit words."""
-    blocks = -(-dimensions // 4)
-    block = np.arange(blocks, dtype=np.uint64)[None, :]
-    index, seed = keys.index[:, None], keys.seed[:, None]
-    counter = (block, keys.draw[:, None], index & _MASK, np.uint64(stream << 24) | (index >> _SHIFT))
-    lanes = philox_4x32_10(counter, (seed & _MASK, seed >> _SHIFT))
-    return np.stack(lanes, axis=-1).reshape(len(keys), blocks * 4)[:, :dimensions]
+def words(keys: Keys, stream: Stream | Words, dimensions: int) -> Words:
+    """(n, dimensions) random 32-bit words of one stream, or of a stream a row, (n,)."""
+    n, blocks = len(keys), -(-dimensions // 4)
+    even, odd = np.empty((2, n, blocks), np.uint64), np.empty((2, n, blocks), np.uint64)
+    even[0] = np.arange(blocks, dtype=np.uint64)
+    even[1] = (keys.index & _MASK)[:, None]
+    odd[0] = keys.draw[:, None]
+    odd[1] = (np.left_shift(np.asarray(stream, np.uint64), _STREAM) | (keys.index >> _SHIFT))[:, None]
+    philox_4x32_10(even, odd, np.stack((keys.seed & _MASK, keys.seed >> _SHIFT)))
+    lanes = np.stack((even, odd)).transpose(2, 3, 1, 0)
+    return lanes.reshape(n, blocks * 4)[:, :dimensions]
 
 
-def uniforms(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+def uniforms(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
     """(n, dimensions) uniforms in the open interval (0, 1): (word + 1/2) / 2^32, exact in float64."""
     out = np.empty((len(keys), dimensions))
     for rows in _slices(len(keys), dimensions):
-        out[rows] = _uniforms(keys[rows], stream, dimensions)
+        out[rows] = _uniforms(keys[rows], _of(stream, rows), dimensions)
     return out
 
 
-def normals(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+def normals(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
     """(n, dimensions) standard normals by Box and Muller (1958): words (2j, 2j+1) give dimensions 2j and 2j+1.
 
     Computed in float64, |value| < 6.8. Equal integers everywhere; `log`, `cos` and `sin` may differ in the last bit
@@ -104,7 +112,7 @@ def normals(keys: Keys, stream: Stream, dimensions: int) -> Floats:
     """
     out = np.empty((len(keys), dimensions + dimensions % 2))
     for rows in _slices(len(keys), dimensions):
-        u = _uniforms(keys[rows], stream, out.shape[1])
+        u = _uniforms(keys[rows], _of(stream, rows), out.shape[1])
         # Contiguous copies: numpy may round the logarithm of a strided array differently.
         radius = np.sqrt(-2.0 * np.log(np.ascontiguousarray(u[:, 0::2])))
         angle = (2.0 * np.pi) * np.ascontiguousarray(u[:, 1::2])
@@ -113,11 +121,15 @@ def normals(keys: Keys, stream: Stream, dimensions: int) -> Floats:
     return out[:, :dimensions]
 
 
-def _uniforms(keys: Keys, stream: Stream, dimensions: int) -> Floats:
+def _uniforms(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
     u = words(keys, stream, dimensions).astype(np.float64)
     u += 0.5
     u *= 2.0**-32
     return u
+
+
+def _of(stream: Stream | Words, rows: slice) -> Stream | Words:
+    return stream if isinstance(stream, Stream) else stream[rows]
 
 
 def _slices(rows: int, dimensions: int) -> Iterator[slice]:

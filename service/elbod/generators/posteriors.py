@@ -32,13 +32,18 @@ class Posterior(ABC):
         """Parameters that all rows have in common."""
         return {}
 
+    @property
+    @abstractmethod
+    def noise_dimensions(self) -> int:
+        """How many standard normals one draw takes."""
+
     @abstractmethod
     def double(self) -> "Posterior":
         """The same distribution with float64 parameters: densities are evaluated there."""
 
     @abstractmethod
     def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        """z = mean + temperature * scale noise, (n, d), for standard normal noise (n, d)."""
+        """z = mean + temperature * scale noise, (n, d), for standard normals (n, noise_dimensions)."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -72,6 +77,10 @@ class DiagonalNormal(ClosedFormPosterior):
     @property
     def parameters(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "stddev": self.stddev}
+
+    @property
+    def noise_dimensions(self) -> int:
+        return self.mean.shape[-1]
 
     def double(self) -> "DiagonalNormal":
         return DiagonalNormal(self.mean.double(), self.stddev.double())
@@ -110,6 +119,10 @@ class FullNormal(ClosedFormPosterior):
     def shared(self) -> dict[str, Tensor]:
         return {"scale_tril": self.scale_tril}
 
+    @property
+    def noise_dimensions(self) -> int:
+        return self.mean.shape[-1]
+
     def double(self) -> "FullNormal":
         return FullNormal(self.mean.double(), self.scale_tril.double())
 
@@ -142,6 +155,10 @@ class CategoricalPosterior(ClosedFormPosterior):
     @property
     def parameters(self) -> dict[str, Tensor]:
         return {"log_probs": self.log_probs}
+
+    @property
+    def noise_dimensions(self) -> int:
+        return 1
 
     def double(self) -> "CategoricalPosterior":
         return CategoricalPosterior(self.log_probs.double())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
-from elbod.generators.posteriors import ClosedFormPosterior, DiagonalNormal, FullNormal, choose
+from elbod.generators.posteriors import ClosedFormPosterior, DiagonalNormal, FullNormal, Posterior, choose
+from elbod.generators.terms import ClosedForm
 
 
 class Prior(ABC):
@@ -27,6 +28,14 @@ class Prior(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), (n,)."""
 
+    def closed_kl(self, q: Posterior) -> Tensor | None:
+        """KL(q || p) in closed form, (n,); None where it has to be sampled."""
+        return None
+
+    def closed_form(self, q: Posterior) -> ClosedForm[Tensor] | None:
+        """The terms of the bound that do not involve x in closed form; None where they have to be sampled."""
+        return None
+
 
 class ClosedFormPrior(Prior):
     """A prior whose expectations under the family's q are known exactly."""
@@ -42,6 +51,16 @@ class ClosedFormPrior(Prior):
     @abstractmethod
     def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         """KL(q || p) by latent dimension, (n, d); None where it does not separate."""
+
+    def closed_kl(self, q: Posterior) -> Tensor | None:
+        return self.kl(q) if isinstance(q, ClosedFormPosterior) else None
+
+    def closed_form(self, q: Posterior) -> ClosedForm[Tensor] | None:
+        if not isinstance(q, ClosedFormPosterior):
+            return None
+        per_dimension = self.kl_per_dimension(q)
+        kl = self.kl(q) if per_dimension is None else per_dimension.sum(-1)
+        return ClosedForm(kl, self.expected_log_prob(q), q.entropy(), per_dimension)
 
 
 @dataclass(frozen=True)

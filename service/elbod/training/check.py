@@ -17,8 +17,7 @@ from elbod.generators.base import Generator, mistaken_kl_estimator
 from elbod.generators.bounds import Elbo
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream
-from elbod.generators.posteriors import ClosedFormPosterior, Posterior
-from elbod.generators.priors import ClosedFormPrior
+from elbod.generators.posteriors import Posterior
 from elbod.training.errors import RefusedModel
 
 # The two forms of the bound are computed by separate code in float64; they may differ by rounding alone.
@@ -188,18 +187,17 @@ def _check_terms(generator: Generator, q: Posterior, rows: int) -> None:
     """log p(z) and log q(z|x) are finite at draws, and closed forms are where the family has them, and their means."""
     if (mistake := mistaken_kl_estimator(generator, q, _posterior_draws(generator, q, rows, 1))) is not None:
         raise RefusedModel(f"not published: {mistake}")
-    prior, exact = generator.prior(), q.double()
-    closed = isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior)
-    draws = _DRAWS if closed else _NETWORK_DRAWS
+    closed = generator.prior().closed_form(q.double())
+    draws = _NETWORK_DRAWS if closed is None else _DRAWS
     repeated = generator.posterior({name: v.repeat_interleave(draws, 0) for name, v in q.parameters.items()})
     z = _posterior_draws(generator, repeated, rows, draws)
     terms = generator.latent_terms(repeated, z)
-    for name, values in (("log p(z)", terms.log_prior), ("log q(z|x)", terms.log_q)):
+    for name, values in (("log p(z)", terms.sampled.log_prior), ("log q(z|x)", terms.sampled.log_q)):
         if (unit := _first(~torch.isfinite(values).cpu().numpy())) is not None:
             raise RefusedModel(f"not published: {name} of a draw of test row {unit // draws} is {float(values[unit])}")
-    sampled = (terms.log_q - terms.log_prior).reshape(rows, draws)
-    if isinstance(prior, ClosedFormPrior) and isinstance(exact, ClosedFormPosterior):
-        differences = sampled - prior.kl(exact)[:, None]
+    sampled = terms.sampled.kl.reshape(rows, draws)
+    if closed is not None:
+        differences = sampled - closed.kl[:, None]
     elif terms.conditional is not None:
         differences = sampled - terms.conditional.kl.reshape(rows, draws)
     else:
@@ -221,7 +219,7 @@ def _at(labels: Tensor | None, places: slice) -> Tensor | None:
 
 def _posterior_draws(generator: Generator, q: Posterior, rows: int, draws: int) -> Tensor:
     keys = Keys.of(_SEED, np.repeat(np.arange(rows), draws), np.tile(np.arange(draws), rows))
-    return q.draw(_normals(generator, keys, Stream.POSTERIOR, generator.latent_dim)).float()
+    return q.draw(_normals(generator, keys, Stream.POSTERIOR, q.noise_dimensions)).float()
 
 
 def _prior_draws(generator: Generator, rows: int) -> Tensor:

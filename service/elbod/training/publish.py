@@ -142,8 +142,9 @@ def reference_rows(generator: Generator, parts: Split, scores: Scores, recipe: R
     if (labels := conditions(generator, parts.labels, "test")[0]) is not None:
         tensors["label"] = labels[: len(x)].copy()
         label = torch.from_numpy(tensors["label"])
-    z = generator.encode(rows, label).draw(torch.zeros(len(rows), generator.latent_dim), temperature=0.0).float()
-    at_mode = generator.decode(z, label).double().log_prob(rows).flatten(1).sum(1)
+    q = generator.encode(rows, label)
+    walk, _ = generator.begin(q, torch.zeros(len(rows), q.noise_dimensions), temperature=0.0)
+    at_mode = generator.observe(walk, label).double().log_likelihood(rows)
     tensors["reconstruction_at_mode"] = at_mode.numpy()
     columns: dict[str, Any] = asdict(scores.elbo)
     if scores.importance is not None:

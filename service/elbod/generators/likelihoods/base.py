@@ -24,10 +24,14 @@ class Observation(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x_i|z) of every element, nats, (n, *event_shape); the caller sums.
+        """log p(x_i|z) of every element, nats, (n, *event_shape).
 
         Over more than 256 levels the parameters of one latent may meet many rows of x.
         """
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """log p(x|z), nats, (n,): the sum over elements."""
+        return self.log_prob(x).flatten(1).sum(-1)
 
     @abstractmethod
     def mean(self) -> Tensor:

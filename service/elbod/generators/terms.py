@@ -1,0 +1,153 @@
+"""What rows and draws contribute to the bound: typed values, and the functions of a generator that make them.
+
+    log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)) = E_q[log p(x|z) + log p(z)] + H[q(z|x)]
+
+The terms that do not involve x are known in one of three ways: in closed form for a row, in closed form given the
+drawn groups of a hierarchy, or sampled. Each is a type of its own with the same three names, so that `bounds` treats
+them alike and can never mix them. Everything is float64, in nats; a value holds tensors where a model computes and
+numpy arrays where bounds are reduced.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from elbod.generators.base import Generator
+    from elbod.generators.posteriors import Posterior
+
+Floats = NDArray[np.float64]
+A = TypeVar("A", Tensor, Floats)
+
+
+@dataclass(frozen=True)
+class ClosedForm(Generic[A]):
+    """Known for each row without a draw, (n,): kl = KL(q || p), log_prior = E_q[log p(z)], entropy = H[q], each by code
+    of its own. `kl_per_dimension` is (n, d), None where KL does not separate."""
+
+    kl: A
+    log_prior: A
+    entropy: A
+    kl_per_dimension: A | None = None
+
+
+@dataclass(frozen=True)
+class Conditional(Generic[A]):
+    """Known for each draw given the drawn groups of a hierarchy, summed over groups.
+
+    With p_l = p(z_l | z above) and q_l = q(z_l | z above, x): kl = sum KL(q_l || p_l), log_prior = sum E_q_l[log p_l],
+    entropy = sum H[q_l], each by code of its own.
+    """
+
+    kl: A
+    log_prior: A
+    entropy: A
+
+
+@dataclass(frozen=True)
+class Sampled(Generic[A]):
+    """log p(z) and log q(z|x) of each draw."""
+
+    log_prior: A
+    log_q: A
+
+    @property
+    def kl(self) -> A:
+        """log q(z|x) - log p(z), whose mean estimates KL(q || p)."""
+        return self.log_q - self.log_prior
+
+    @property
+    def entropy(self) -> A:
+        """-log q(z|x), whose mean estimates H[q]."""
+        return -self.log_q
+
+
+@dataclass(frozen=True)
+class Marginal(Generic[A]):
+    """Averaged over the labels of a conditional model, for each draw: the label is one more latent."""
+
+    kl: A
+    log_prior: A
+    entropy: A
+
+
+LatentTerms = ClosedForm[A] | Conditional[A] | Sampled[A] | Marginal[A]
+
+
+@dataclass(frozen=True)
+class PathTerms(Generic[A]):
+    """What the latents of each draw contribute, summed over the passes that made them."""
+
+    sampled: Sampled[A]
+    conditional: Conditional[A] | None = None
+
+
+@dataclass(frozen=True)
+class RowTerms(Generic[A]):
+    """What each row contributes without a draw; None where the family has no closed form for it.
+
+    `expected_log_likelihood` is E_q[log p(x_i|z)] by element, (n, *event_shape); `log_evidence` is log p(x), (n,).
+    """
+
+    latent: ClosedForm[A] | None
+    expected_log_likelihood: A | None
+    log_evidence: A | None
+
+
+@dataclass(frozen=True)
+class DrawTerms(Generic[A]):
+    """What each draw contributes: log p(x|z) and the terms of its latents."""
+
+    reconstruction: A
+    path: PathTerms[A]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """All terms of n rows: what needs no draw is (n,), what is drawn (n, S), or (n, C, S) under each of C labels.
+
+    `label_log_prob` is log p(y), (C,), where the labels are to be marginalized over, else None.
+    """
+
+    rows: RowTerms[Floats]
+    draws: DrawTerms[Floats]
+    label_log_prob: Floats | None = None
+
+
+def row_terms(generator: "Generator", x: Tensor, q: "Posterior") -> RowTerms[Tensor]:
+    """What rows x (n, *event_shape) with the posterior q contribute without a draw."""
+    return RowTerms(
+        generator.prior().closed_form(q.double()), generator.expected_log_likelihood(x, q), generator.log_evidence(x)
+    )
+
+
+def draw_terms(
+    generator: "Generator", q: "Posterior", x: Tensor, noise: Tensor, label: Tensor | None
+) -> DrawTerms[Tensor]:
+    """What one draw of each row contributes: z ~ q from standard normals (n, q.noise_dimensions), walked down all
+    levels."""
+    walk, path = generator.begin(q, noise)
+    assert path is not None
+    return DrawTerms(generator.observe(walk, label).double().log_likelihood(x), path)
+
+
+def leaves(terms: Any) -> list[Any]:
+    """The arrays of a value of this module, in the order of its fields."""
+    found: list[Any] = []
+    mapped(found.append, terms)
+    return found
+
+
+def mapped(function: Callable[..., Any], *terms: Any) -> Any:
+    """A value of the same type whose arrays are `function` of the arrays at the same place in each of `terms`."""
+    first = terms[0]
+    if first is None:
+        return None
+    if is_dataclass(first):
+        names = [field.name for field in fields(first)]
+        return type(first)(*(mapped(function, *(getattr(value, name) for value in terms)) for name in names))
+    return function(*terms)
