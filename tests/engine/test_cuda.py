@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident, load
-from elbod.engine.runner import Runner
 from elbod_store import ModelStore
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def run(resident: Resident, device: str, *jobs: Job) -> list[Any]:
-    engine = Engine(Runner(torch.device(device)), Limits())
+    engine = Compute(EagerBackend(torch.device(device)), Limits())
     engine.start()
     results = [future.result(120).value for future in [engine.submit(job, resident) for job in jobs]]
     assert engine.drain(30)
@@ -26,7 +27,7 @@ def run(resident: Resident, device: str, *jobs: Job) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["levels", "bits", "linear"])
 def test_a_gpu_gives_the_same_bytes_in_any_company(served_store: ModelStore, name: str) -> None:
-    resident = load(served_store, served_store.resolve(name), Runner(torch.device("cuda")))
+    resident = load(served_store, served_store.resolve(name), EagerBackend(torch.device("cuda")))
     assert resident.reproducible
     assert "cuda" in resident.fingerprint
     whole = Job(verb=Verb.SAMPLE, rows=100, seed=7)
@@ -41,7 +42,7 @@ def test_a_gpu_agrees_with_the_cpu_up_to_rounding(served_store: ModelStore, leve
     job = Job(verb=Verb.ELBO, rows=40, seed=3, x=levels_rows, num_samples=8, num_importance_samples=30)
     answers = []
     for device in ("cpu", "cuda"):
-        resident = load(served_store, served_store.resolve("levels"), Runner(torch.device(device)))
+        resident = load(served_store, served_store.resolve("levels"), EagerBackend(torch.device(device)))
         (scores,) = run(resident, device, job)
         assert isinstance(scores, Scores)
         answers.append(scores.columns)

@@ -11,11 +11,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elbod.engine.engine import Engine, Limits, Outcome
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
+from elbod.engine.engine import Outcome
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
-from elbod.engine.runner import Runner
-from elbod.engine.tasks import Task
+from elbod.engine.progress import Progress
 from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 from elbod.generators.base import Generator
 from elbod.generators.likelihoods import Observation
@@ -73,7 +75,7 @@ def fitted(job: Job, resident: Resident) -> Job:
 @ANY_TIME
 @given(company=st.lists(jobs(), min_size=2, max_size=8))
 def test_bytes_are_the_same_alone_and_in_any_company(
-    engine: Engine, residents: dict[str, Resident], company: list[Job], name: str
+    engine: Compute, residents: dict[str, Resident], company: list[Job], name: str
 ) -> None:
     levels = residents[name]
     company = [fitted(job, levels) for job in company]
@@ -85,7 +87,7 @@ def test_bytes_are_the_same_alone_and_in_any_company(
 
 @pytest.mark.parametrize("name", ["levels", "vamp", "flow_posterior", "mixture", "ladder", "labels"])
 def test_small_jobs_that_are_reduced_together_have_the_bytes_and_the_order_of_one_alone(
-    runner: Runner, residents: dict[str, Resident], name: str
+    backend: EagerBackend, residents: dict[str, Resident], name: str
 ) -> None:
     x = np.random.default_rng(0).integers(0, 17, (1, 8, 8), dtype=np.uint8)
     kinds = [
@@ -95,7 +97,7 @@ def test_small_jobs_that_are_reduced_together_have_the_bytes_and_the_order_of_on
         Job(verb=Verb.SAMPLE, rows=1, seed=0),
     ]
     company = [fitted(replace(kind, seed=seed), residents[name]) for kind in kinds for seed in range(8)]
-    engine = Engine(runner, Limits())
+    engine = Compute(backend, Limits())
     waiting = [engine.submit(job, residents[name]) for job in company]
     engine.start()
     together = [arrays(future.result(60)) for future in waiting]
@@ -107,7 +109,7 @@ def test_small_jobs_that_are_reduced_together_have_the_bytes_and_the_order_of_on
 @ANY_TIME
 @given(company=st.lists(st.tuples(jobs(), st.booleans()), min_size=2, max_size=8))
 def test_a_cancel_changes_no_neighbours_bytes(
-    engine: Engine, residents: dict[str, Resident], company: list[tuple[Job, bool]]
+    engine: Compute, residents: dict[str, Resident], company: list[tuple[Job, bool]]
 ) -> None:
     levels = residents["levels"]
     futures = [engine.submit(job, levels) for job, _ in company]
@@ -119,7 +121,7 @@ def test_a_cancel_changes_no_neighbours_bytes(
             assert same_bytes(arrays(future.result(60)), arrays(engine.submit(job, levels).result(60)))
 
 
-class CountingRunner(Runner):
+class CountingBackend(EagerBackend):
     """Counts the tiles that were begun."""
 
     tiles = 0
@@ -138,16 +140,16 @@ def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
     residents: dict[str, Resident], large: dict[str, int]
 ) -> None:
     """Beside the two of its own, of rows and of draws. Each next small job comes between two tiles of the large one."""
-    runner = CountingRunner(torch.device("cpu"))
-    engine = Engine(runner, Limits())
+    backend = CountingBackend(torch.device("cpu"))
+    engine = Compute(backend, Limits())
     x = np.zeros((large["rows"], 8, 8), np.uint8)
     job = Job(verb=Verb.ELBO, seed=0, x=x, **large)
     small = replace(job, rows=1, x=x[:1], num_importance_samples=0)
     begun, waited, enough = [0], [], threading.Event()
 
-    def answered(_: Sequence[tuple[Task, Outcome]]) -> None:
-        waited.append(runner.tiles - begun[0] - 2)
-        begun[0] = runner.tiles
+    def answered(_: Sequence[tuple[Progress, Outcome]]) -> None:
+        waited.append(backend.tiles - begun[0] - 2)
+        begun[0] = backend.tiles
         if len(waited) == 20:
             enough.set()
         else:
@@ -167,7 +169,7 @@ def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
 @ANY_TIME
 @given(job=jobs(), cut=st.integers(1, 69))
 def test_a_call_equals_two_calls_that_split_its_rows(
-    engine: Engine, residents: dict[str, Resident], job: Job, cut: int, name: str
+    engine: Compute, residents: dict[str, Resident], job: Job, cut: int, name: str
 ) -> None:
     cut = min(cut, job.rows - 1)
     if cut == 0:
@@ -189,7 +191,7 @@ def test_a_call_equals_two_calls_that_split_its_rows(
     assert same_bytes(joined, whole)
 
 
-def test_a_hundred_samples_equal_ten_calls_of_ten(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_a_hundred_samples_equal_ten_calls_of_ten(engine: Compute, residents: dict[str, Resident]) -> None:
     for name in ("levels", "bits", "linear"):
         whole = arrays(engine.submit(Job(verb=Verb.SAMPLE, rows=100, seed=7), residents[name]).result(60))
         tens = [Job(verb=Verb.SAMPLE, rows=10, seed=7, first_index=10 * i) for i in range(10)]
@@ -197,7 +199,7 @@ def test_a_hundred_samples_equal_ten_calls_of_ten(engine: Engine, residents: dic
         assert same_bytes({k: np.concatenate([part[k] for part in parts]) for k in whole}, whole)
 
 
-def test_the_draws_of_a_row_are_one_stream(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_the_draws_of_a_row_are_one_stream(engine: Compute, residents: dict[str, Resident]) -> None:
     """/encode returns the very draws that /elbo averages, and the first of them is the one that /sample decodes."""
     x = np.random.default_rng(0).integers(0, 17, (3, 8, 8), dtype=np.uint8)
     levels = residents["levels"]
@@ -212,7 +214,7 @@ def test_the_draws_of_a_row_are_one_stream(engine: Engine, residents: dict[str, 
     np.testing.assert_allclose(encoded.z, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_engine_reports_the_bound_of_the_generator(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_the_engine_reports_the_bound_of_the_generator(engine: Compute, residents: dict[str, Resident]) -> None:
     """L = mean of log p(x|z) over the row's own draws - KL, computed here from the generator directly in float64."""
     x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
     resident = residents["levels"]
@@ -234,7 +236,9 @@ def test_the_engine_reports_the_bound_of_the_generator(engine: Engine, residents
     np.testing.assert_allclose(columns["elbo"], columns["log_joint"] + columns["entropy"], rtol=1e-9)
 
 
-def test_an_enumerated_latent_has_the_exact_bound_without_error(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_an_enumerated_latent_has_the_exact_bound_without_error(
+    engine: Compute, residents: dict[str, Resident]
+) -> None:
     x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
     job = Job(verb=Verb.ELBO, rows=4, seed=11, x=x, num_importance_samples=30)
     columns = arrays(engine.submit(job, residents["mixture"]).result(60))
@@ -247,7 +251,7 @@ def test_an_enumerated_latent_has_the_exact_bound_without_error(engine: Engine, 
 
 
 def test_a_prior_without_a_closed_form_has_sampled_terms_of_the_same_draws(
-    engine: Engine, residents: dict[str, Resident]
+    engine: Compute, residents: dict[str, Resident]
 ) -> None:
     """At S = K the mean log weight is the ELBO itself, so gap = iwae - elbo."""
     x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
@@ -267,7 +271,7 @@ def test_a_prior_without_a_closed_form_has_sampled_terms_of_the_same_draws(
     assert bare.kl_per_dimension is None
 
 
-def test_a_hierarchy_has_terms_given_its_drawn_groups(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_a_hierarchy_has_terms_given_its_drawn_groups(engine: Compute, residents: dict[str, Resident]) -> None:
     """Both forms agree, the bound differs from the mean log weight by noise alone, and draws come with log q."""
     resident = residents["ladder"]
     x = np.random.default_rng(1).integers(0, 17, (4, 8, 8), dtype=np.uint8)
@@ -287,7 +291,7 @@ def test_a_hierarchy_has_terms_given_its_drawn_groups(engine: Engine, residents:
 
 
 def test_the_importance_weights_of_an_exact_posterior_are_the_evidence(
-    engine: Engine, residents: dict[str, Resident]
+    engine: Compute, residents: dict[str, Resident]
 ) -> None:
     x = np.random.default_rng(2).normal(size=(5, 6))
     job = Job(verb=Verb.ELBO, rows=5, seed=1, x=x, num_samples=400, num_importance_samples=30)
@@ -299,7 +303,7 @@ def test_the_importance_weights_of_an_exact_posterior_are_the_evidence(
 
 
 def test_stochastic_binarization_is_keyed_by_the_row_and_not_by_the_request(
-    engine: Engine, residents: dict[str, Resident]
+    engine: Compute, residents: dict[str, Resident]
 ) -> None:
     x = np.random.default_rng(3).random((6, 3, 4))
     job = Job(verb=Verb.ELBO, rows=6, seed=4, x=x, binarize="stochastic")
@@ -314,7 +318,7 @@ def test_stochastic_binarization_is_keyed_by_the_row_and_not_by_the_request(
     assert threshold["elbo"].tobytes() == plain["elbo"].tobytes()
 
 
-def test_temperature_zero_is_the_mean_of_z(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_temperature_zero_is_the_mean_of_z(engine: Compute, residents: dict[str, Resident]) -> None:
     x = np.random.default_rng(0).integers(0, 17, (3, 8, 8), dtype=np.uint8)
     job = Job(verb=Verb.SAMPLE, rows=3, seed=5, x=x, temperature=0.0, output="mean")
     reconstruction = engine.submit(job, residents["levels"]).result(60).value
@@ -358,8 +362,8 @@ class _Gated(Generator):
         return self.inner.decode(z)
 
 
-def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: dict[str, Resident]) -> None:
-    engine = Engine(runner, Limits(max_queue_rows=10))
+def test_a_full_queue_refuses_with_the_time_to_wait(backend: EagerBackend, residents: dict[str, Resident]) -> None:
+    engine = Compute(backend, Limits(max_queue_rows=10))
     engine.start()
     gate = Gate(residents["levels"])
     first = engine.submit(Job(verb=Verb.SAMPLE, rows=8, seed=0), gate.resident)
@@ -377,8 +381,10 @@ def test_a_full_queue_refuses_with_the_time_to_wait(runner: Runner, residents: d
     assert engine.drain(30)
 
 
-def test_cancelled_work_frees_its_place_and_harms_no_neighbour(runner: Runner, residents: dict[str, Resident]) -> None:
-    engine = Engine(runner, Limits(max_queue_rows=100))
+def test_cancelled_work_frees_its_place_and_harms_no_neighbour(
+    backend: EagerBackend, residents: dict[str, Resident]
+) -> None:
+    engine = Compute(backend, Limits(max_queue_rows=100))
     engine.start()
     gate = Gate(residents["levels"])
     running = engine.submit(Job(verb=Verb.SAMPLE, rows=8, seed=0), gate.resident)
@@ -396,9 +402,9 @@ def test_cancelled_work_frees_its_place_and_harms_no_neighbour(runner: Runner, r
 
 
 def test_draining_finishes_what_was_admitted_and_refuses_the_rest(
-    runner: Runner, residents: dict[str, Resident]
+    backend: EagerBackend, residents: dict[str, Resident]
 ) -> None:
-    engine = Engine(runner, Limits())
+    engine = Compute(backend, Limits())
     engine.start()
     gate = Gate(residents["levels"])
     admitted = engine.submit(Job(verb=Verb.SAMPLE, rows=100, seed=0), gate.resident)
@@ -420,7 +426,7 @@ class _Fragile(_Gated):
 
 
 def test_a_model_that_raises_or_returns_nan_fails_that_job_only(
-    engine: Engine, residents: dict[str, Resident], caplog: pytest.LogCaptureFixture
+    engine: Compute, residents: dict[str, Resident], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(residents["levels"])
     blocked = engine.submit(Job(verb=Verb.SAMPLE, rows=1, seed=0), gate.resident)

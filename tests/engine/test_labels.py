@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from elbod.engine.engine import Engine
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Encodings, Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.training.scoring import score
@@ -20,7 +20,7 @@ def x() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 17, (7, 8, 8), dtype=np.uint8)
 
 
-def columns(engine: Engine, job: Job, resident: Resident) -> dict[str, np.ndarray]:
+def columns(engine: Compute, job: Job, resident: Resident) -> dict[str, np.ndarray]:
     value = engine.submit(job, resident).result(60).value
     assert isinstance(value, Scores)
     map_ = {} if value.reconstruction_map is None else {"reconstruction_map": value.reconstruction_map}
@@ -28,7 +28,7 @@ def columns(engine: Engine, job: Job, resident: Resident) -> dict[str, np.ndarra
 
 
 def test_the_marginal_is_that_of_the_generator_computed_row_by_row(
-    engine: Engine, residents: dict[str, Resident], x: np.ndarray
+    engine: Compute, residents: dict[str, Resident], x: np.ndarray
 ) -> None:
     labels = residents["labels"]
     job = Job(**SETTINGS, x=x, marginal_labels=3, num_samples=9, num_importance_samples=30)
@@ -43,7 +43,7 @@ def test_the_marginal_is_that_of_the_generator_computed_row_by_row(
 
 
 def test_a_score_given_labels_is_that_of_each_label_alone(
-    engine: Engine, residents: dict[str, Resident], x: np.ndarray
+    engine: Compute, residents: dict[str, Resident], x: np.ndarray
 ) -> None:
     label = np.arange(7) % 3
     mixed = columns(engine, Job(**SETTINGS, x=x, label=label, num_samples=4), residents["labels"])
@@ -54,7 +54,7 @@ def test_a_score_given_labels_is_that_of_each_label_alone(
     assert len(set(mixed["elbo"])) == 7
 
 
-def test_labels_reach_samples_and_encodings(engine: Engine, residents: dict[str, Resident], x: np.ndarray) -> None:
+def test_labels_reach_samples_and_encodings(engine: Compute, residents: dict[str, Resident], x: np.ndarray) -> None:
     labels = residents["labels"]
     answers: list[tuple[Any, Any]] = []
     for number in (0, 1):
@@ -71,7 +71,7 @@ def test_labels_reach_samples_and_encodings(engine: Engine, residents: dict[str,
 
 
 def test_a_target_error_of_the_marginal_equals_the_plain_request_with_that_many_draws(
-    engine: Engine, residents: dict[str, Resident], x: np.ndarray
+    engine: Compute, residents: dict[str, Resident], x: np.ndarray
 ) -> None:
     job = Job(**SETTINGS, x=x, marginal_labels=3, num_samples=300, num_importance_samples=5)
     found = columns(engine, replace(job, target_standard_error=0.1), residents["labels"])
@@ -84,7 +84,7 @@ def test_a_target_error_of_the_marginal_equals_the_plain_request_with_that_many_
 
 
 def test_the_reconstruction_map_of_the_marginal_sums_to_its_reconstruction(
-    engine: Engine, residents: dict[str, Resident], x: np.ndarray
+    engine: Compute, residents: dict[str, Resident], x: np.ndarray
 ) -> None:
     job = Job(**SETTINGS, x=x, marginal_labels=3, num_samples=5, num_importance_samples=12, reconstruction_map=True)
     found = columns(engine, job, residents["labels"])
@@ -92,7 +92,7 @@ def test_the_reconstruction_map_of_the_marginal_sums_to_its_reconstruction(
 
 
 def test_one_draw_of_the_marginal_is_the_sum_of_the_weights_of_its_labels(
-    engine: Engine, residents: dict[str, Resident], x: np.ndarray
+    engine: Compute, residents: dict[str, Resident], x: np.ndarray
 ) -> None:
     """logsumexp of log p(y) + L_y with sampled terms: at S = 1 L_y is the importance weight of the first draw."""
     labels = residents["labels"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.residents import Residents
-from elbod.engine.runner import Runner
 from elbod.errors import InvalidInput, ModelFailure, NotReady, UnknownModel
 from elbod_store import ModelStore
 from elbod_store.manifest import seal
@@ -23,12 +23,12 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore.open(tmp_path / "store")
 
 
-def open_residents(store: ModelStore, runner: Runner, default: str | None = None, limit: int = GIB) -> Residents:
-    return Residents(store, runner, default=default, max_loaded_bytes=limit)
+def open_residents(store: ModelStore, backend: EagerBackend, default: str | None = None, limit: int = GIB) -> Residents:
+    return Residents(store, backend, default=default, max_loaded_bytes=limit)
 
 
-def test_the_only_model_of_a_store_is_the_default(store: ModelStore, runner: Runner) -> None:
-    residents = open_residents(store, runner)
+def test_the_only_model_of_a_store_is_the_default(store: ModelStore, backend: EagerBackend) -> None:
+    residents = open_residents(store, backend)
     with pytest.raises(NotReady, match="no model yet"):
         residents.acquire(None)
     publish(store, "levels", LEVELS)
@@ -36,10 +36,10 @@ def test_the_only_model_of_a_store_is_the_default(store: ModelStore, runner: Run
     assert residents.default is residents.acquire("levels@1") is residents.acquire("levels@latest")
 
 
-def test_several_models_without_a_default_must_be_named(store: ModelStore, runner: Runner) -> None:
+def test_several_models_without_a_default_must_be_named(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS)
     publish(store, "linear", LINEAR)
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     assert not residents.ready
     with pytest.raises(InvalidInput, match="levels, linear"):
         residents.acquire(None)
@@ -50,12 +50,12 @@ def test_several_models_without_a_default_must_be_named(store: ModelStore, runne
 
 @pytest.mark.parametrize("default", [None, "nobody"])
 def test_models_are_followed_whatever_is_wrong_with_the_default(
-    store: ModelStore, runner: Runner, default: str | None
+    store: ModelStore, backend: EagerBackend, default: str | None
 ) -> None:
     publish(store, "levels", LEVELS, 1)
     publish(store, "linear", LINEAR)
     store.promote("levels", "production", 1, who="test", why="first")
-    residents = open_residents(store, runner, default)
+    residents = open_residents(store, backend, default)
     residents.poll()
     assert residents.acquire("levels").version == 1
     publish(store, "levels", LEVELS, 2)
@@ -67,18 +67,18 @@ def test_models_are_followed_whatever_is_wrong_with_the_default(
 
 
 @pytest.mark.parametrize(("reference", "hint"), [("levelz", "levels"), ("levels@9", "newest"), ("levels@prod", "prod")])
-def test_what_does_not_exist_is_unknown(store: ModelStore, runner: Runner, reference: str, hint: str) -> None:
+def test_what_does_not_exist_is_unknown(store: ModelStore, backend: EagerBackend, reference: str, hint: str) -> None:
     publish(store, "levels", LEVELS)
     with pytest.raises(UnknownModel, match=hint):
-        open_residents(store, runner).acquire(reference)
+        open_residents(store, backend).acquire(reference)
 
 
 def test_an_alias_move_and_a_new_version_are_followed_and_exact_versions_stay(
-    store: ModelStore, runner: Runner
+    store: ModelStore, backend: EagerBackend
 ) -> None:
     publish(store, "levels", LEVELS, 1)
     store.promote("levels", "production", 1, who="test", why="first")
-    residents = open_residents(store, runner, "levels")
+    residents = open_residents(store, backend, "levels")
     first = residents.acquire(None)
     latest = residents.acquire("levels@latest")
     exact = residents.acquire("levels@1")
@@ -94,9 +94,9 @@ def test_an_alias_move_and_a_new_version_are_followed_and_exact_versions_stay(
     assert residents.problems == []
 
 
-def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: ModelStore, runner: Runner) -> None:
+def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS, 1)
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     first = residents.acquire(None)
     second = publish(store, "levels", LEVELS, 2)
     path = store.objects.local_path(blob_key(second.weights.digest))
@@ -116,11 +116,11 @@ def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: Model
     assert residents.problems == []
 
 
-def test_a_retired_version_and_a_removed_alias_stop_being_served(store: ModelStore, runner: Runner) -> None:
+def test_a_retired_version_and_a_removed_alias_stop_being_served(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS, 1)
     publish(store, "levels", LEVELS, 2)
     store.promote("levels", "canary", 1, who="test", why="try")
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     residents.acquire(None)
     residents.acquire("levels@canary")
     residents.acquire("levels@1")
@@ -134,12 +134,14 @@ def test_a_retired_version_and_a_removed_alias_stop_being_served(store: ModelSto
     assert residents.acquire(None).version == 2
 
 
-def test_the_least_recently_used_version_is_evicted_and_the_default_never(store: ModelStore, runner: Runner) -> None:
+def test_the_least_recently_used_version_is_evicted_and_the_default_never(
+    store: ModelStore, backend: EagerBackend
+) -> None:
     for seed in range(4):
         publish(store, "levels", LEVELS, seed)
     store.promote("levels", "production", 4, who="test", why="newest")
     size = store.manifest("levels", 1).weights.size
-    residents = open_residents(store, runner, "levels", limit=3 * size)
+    residents = open_residents(store, backend, "levels", limit=3 * size)
     default = residents.acquire(None)
     for version in (1, 2):
         residents.acquire(f"levels@{version}")
@@ -149,12 +151,12 @@ def test_the_least_recently_used_version_is_evicted_and_the_default_never(store:
     assert {resident.version for resident in residents.loaded()} == {4, 1, 3}
 
 
-def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: ModelStore, runner: Runner) -> None:
+def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS)
     wide = replace(LEVELS, spec={"latent_dim": 5, "hidden": [480]})
     publish(store, "wide", wide)
     size = store.manifest("levels", 1).weights.size
-    residents = open_residents(store, runner, "levels", limit=2 * size)
+    residents = open_residents(store, backend, "levels", limit=2 * size)
     residents.acquire(None)
     with pytest.raises(ModelFailure, match="/readyz"):
         residents.acquire("wide")
@@ -166,10 +168,10 @@ def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: Model
     assert len(residents.problems) == 2
 
 
-def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, runner: Runner) -> None:
+def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS)
     size = store.manifest("levels", 1).weights.size
-    residents = open_residents(store, runner, "levels", limit=int(1.5 * size))
+    residents = open_residents(store, backend, "levels", limit=int(1.5 * size))
     residents.acquire(None)
     publish(store, "levels", LEVELS, 1)
     residents.poll()
@@ -179,12 +181,12 @@ def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, runner
 
 
 @pytest.mark.slow
-def test_memory_returns_after_eviction(store: ModelStore, runner: Runner) -> None:
+def test_memory_returns_after_eviction(store: ModelStore, backend: EagerBackend) -> None:
     """Models of 5 MB: sixty loads take no more memory than ten."""
     large = replace(LEVELS, spec={"latent_dim": 5, "hidden": [700, 700]})
     for seed in range(4):
         publish(store, "levels", large, seed)
-    residents = open_residents(store, runner, "levels@1", limit=12_000_000)
+    residents = open_residents(store, backend, "levels@1", limit=12_000_000)
 
     def load(times: int) -> float:
         for i in range(times):
@@ -198,10 +200,10 @@ def test_memory_returns_after_eviction(store: ModelStore, runner: Runner) -> Non
 
 @pytest.mark.parametrize("left", ["nothing", "a file", "an empty folder"])
 def test_a_store_that_disappears_leaves_what_is_loaded_serving(
-    store: ModelStore, runner: Runner, tmp_path: Path, left: str
+    store: ModelStore, backend: EagerBackend, tmp_path: Path, left: str
 ) -> None:
     publish(store, "levels", LEVELS)
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     first = residents.acquire(None)
     place, away = tmp_path / "store", tmp_path / "away"
     place.rename(away)
@@ -227,11 +229,11 @@ def test_a_store_that_disappears_leaves_what_is_loaded_serving(
 
 
 def test_a_damaged_manifest_or_alias_entry_is_shown_and_the_old_version_keeps_serving(
-    store: ModelStore, runner: Runner, tmp_path: Path
+    store: ModelStore, backend: EagerBackend, tmp_path: Path
 ) -> None:
     publish(store, "levels", LEVELS, 1)
     store.promote("levels", "production", 1, who="test", why="first")
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     first = residents.acquire(None)
     residents.acquire("levels@latest")
     publish(store, "levels", LEVELS, 2)
@@ -267,11 +269,11 @@ def test_a_damaged_manifest_or_alias_entry_is_shown_and_the_old_version_keeps_se
     ],
 )
 def test_a_manifest_of_another_digest_or_schema_is_refused_and_the_old_version_keeps_serving(
-    store: ModelStore, runner: Runner, change: dict[str, object], reason: str
+    store: ModelStore, backend: EagerBackend, change: dict[str, object], reason: str
 ) -> None:
     """Its checksum is right, so the file is whole: what it says of itself is not what it holds."""
     publish(store, "levels", LEVELS, 1)
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     first = residents.acquire(None)
     publish(store, "levels", LEVELS, 2)
     key = version_key("levels", 2)
@@ -283,9 +285,9 @@ def test_a_manifest_of_another_digest_or_schema_is_refused_and_the_old_version_k
         residents.acquire("levels@2")
 
 
-def test_requests_for_models_that_do_not_exist_leave_nothing_behind(store: ModelStore, runner: Runner) -> None:
+def test_requests_for_models_that_do_not_exist_leave_nothing_behind(store: ModelStore, backend: EagerBackend) -> None:
     publish(store, "levels", LEVELS)
-    residents = open_residents(store, runner)
+    residents = open_residents(store, backend)
     residents.acquire(None)
     for i in range(20):
         with pytest.raises(UnknownModel):

@@ -11,15 +11,15 @@ import torch
 from safetensors.numpy import save as save_safetensors
 
 from elbod.engine import selftest
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Scores, Verb
-from elbod.engine.loading import CPU_TILES, WIDE_CPU_TILES, Resident, load
-from elbod.engine.runner import Runner
-from elbod.engine.selftest import proved_sizes, wide_sizes
+from elbod.engine.loading import Resident, load
+from elbod.engine.selftest import Proved, SelfTest
 from elbod.errors import ModelFailure
-from elbod.generators.base import Drawn, Generator
+from elbod.generators.base import Walk
 from elbod.generators.likelihoods import Observation
-from elbod.generators.posteriors import Posterior
 from elbod.generators.vae import VAE
 from elbod_store import Draft, ModelStore
 
@@ -29,15 +29,13 @@ class _Leaky:
 
     def __init__(self, inner: VAE, leak: str) -> None:
         self.inner, self.leak = inner, leak
-        for name in ("encode", "posterior", "prior", "latent_terms", "likelihood", "latent_dim", "event_shape"):
+        for name in ("encode", "posterior", "prior", "begin", "likelihood", "latent_dim", "event_shape"):
             setattr(self, name, getattr(inner, name))
         self.blueprint, self.conditional = inner.blueprint, inner.conditional
         self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood
 
-    def draw(self, q: Posterior, noise: torch.Tensor, label: torch.Tensor | None = None) -> Drawn:
-        return Generator.draw(self, q, noise, label)  # type: ignore[arg-type]
-
-    def decode(self, z: torch.Tensor, label: torch.Tensor | None = None) -> Observation:
+    def observe(self, walk: Walk, label: torch.Tensor | None = None) -> Observation:
+        z = walk.z
         if self.leak == "company":
             z = z + 1e-3 * z.mean()
         elif self.leak == "position":
@@ -47,35 +45,46 @@ class _Leaky:
         return self.inner.decode(z)
 
 
+def _proved(backend: EagerBackend, generator: Any) -> Proved:
+    dimensions: int = generator.latent_dim
+    return SelfTest(backend, generator, dimensions, backend.tiles).run(backend.wide_tiles)
+
+
 @pytest.mark.parametrize(("leak", "left"), [("none", None), ("company", 0), ("position", 0), ("size", 1)])
 def test_only_sizes_whose_rows_have_equal_bytes_are_proved(
-    runner: Runner, residents: dict[str, Resident], leak: str, left: int | None
+    backend: EagerBackend, residents: dict[str, Resident], leak: str, left: int | None
 ) -> None:
     inner: Any = residents["levels"].generator
-    proved = proved_sizes(runner, _Leaky(inner, leak), CPU_TILES)  # type: ignore[arg-type]
+    proved = _proved(backend, _Leaky(inner, leak)).sizes
     if left is None:
         assert proved == _named(residents["levels"])
     else:
         # Where the size alone decides, the largest one still agrees with itself.
-        assert proved == CPU_TILES[len(CPU_TILES) - left :]
+        assert proved == EagerBackend.tiles[len(EagerBackend.tiles) - left :]
 
 
-@pytest.mark.parametrize(("leak", "left"), [("none", WIDE_CPU_TILES), ("company", ()), ("position", ()), ("size", ())])
+@pytest.mark.parametrize(
+    ("leak", "left"), [("none", EagerBackend.wide_tiles), ("company", ()), ("position", ()), ("size", ())]
+)
 def test_wide_tiles_have_the_bytes_of_the_others_whatever_they_gain(
-    runner: Runner, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, leak: str, left: tuple[int, ...]
+    backend: EagerBackend,
+    residents: dict[str, Resident],
+    monkeypatch: pytest.MonkeyPatch,
+    leak: str,
+    left: tuple[int, ...],
 ) -> None:
     monkeypatch.setattr(selftest, "_WIDE_TILE_SECONDS", math.inf)
     monkeypatch.setattr(selftest, "_WIDE_TILE_GAIN", math.inf)
     leaky: Any = _Leaky(residents["levels"].generator, leak)  # type: ignore[arg-type]
-    assert wide_sizes(runner, leaky, CPU_TILES, WIDE_CPU_TILES) == left
+    assert _proved(backend, leaky).wide == left
 
 
 @pytest.mark.parametrize("limit", ["_WIDE_TILE_SECONDS", "_WIDE_TILE_GAIN"])
 def test_a_wide_tile_that_takes_long_or_gains_nothing_is_not_used(
-    runner: Runner, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, limit: str
+    backend: EagerBackend, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(selftest, limit, 0.0)
-    assert wide_sizes(runner, residents["levels"].generator, CPU_TILES, WIDE_CPU_TILES) == ()
+    assert _proved(backend, residents["levels"].generator).wide == ()
 
 
 def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]) -> None:
@@ -84,7 +93,7 @@ def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]
 
 def _named(resident: Resident) -> tuple[int, ...]:
     """The tiles that the fingerprint names: time does not decide which."""
-    return tuple(size for size in resident.sizes if size in CPU_TILES)
+    return tuple(size for size in resident.sizes if size in EagerBackend.tiles)
 
 
 def test_the_fingerprint_names_versions_hardware_and_the_set_of_tiles(residents: dict[str, Resident]) -> None:
@@ -95,7 +104,7 @@ def test_the_fingerprint_names_versions_hardware_and_the_set_of_tiles(residents:
 
 
 def test_a_version_that_does_not_reproduce_its_reference_is_refused(
-    served_store: ModelStore, runner: Runner, residents: dict[str, Resident], tmp_path: Any
+    served_store: ModelStore, backend: EagerBackend, residents: dict[str, Resident], tmp_path: Any
 ) -> None:
     resident = residents["levels"]
     x = torch.randint(0, 17, (4, 8, 8), dtype=torch.uint8)
@@ -113,25 +122,25 @@ def test_a_version_that_does_not_reproduce_its_reference_is_refused(
         weights=served_store.read(manifest.weights),
         reference=save_safetensors({"x": x.numpy(), "reconstruction_at_mode": score.numpy()}),
     )
-    load(store, store.publish(good), runner)
+    load(store, store.publish(good), backend)
     wrong = save_safetensors({"x": x.numpy(), "reconstruction_at_mode": score.numpy() * 1.001})
     with pytest.raises(ModelFailure, match="does not reproduce its reference: row 0"):
-        load(store, store.publish(replace(good, reference=wrong)), runner)
+        load(store, store.publish(replace(good, reference=wrong)), backend)
 
 
 @pytest.mark.parametrize("name", ["vamp", "mixture", "ladder", "labels"])
 def test_a_model_loaded_on_any_thread_has_the_same_bytes(
-    served_store: ModelStore, runner: Runner, residents: dict[str, Resident], name: str
+    served_store: ModelStore, backend: EagerBackend, residents: dict[str, Resident], name: str
 ) -> None:
     """What a model computes once at load must not be split over the cores because the thread is new."""
     loaded: list[Resident] = []
-    thread = threading.Thread(target=lambda: loaded.append(load(served_store, served_store.resolve(name), runner)))
+    thread = threading.Thread(target=lambda: loaded.append(load(served_store, served_store.resolve(name), backend)))
     thread.start()
     thread.join()
     job = Job(verb=Verb.ELBO, rows=3, seed=1, x=np.full((3, 8, 8), 5, np.uint8), num_samples=4)
     if name == "labels":
         job = replace(job, marginal_labels=3)
-    engine = Engine(runner, Limits())
+    engine = Compute(backend, Limits())
     engine.start()
     first, second = (engine.submit(job, resident).result(60).value for resident in (residents[name], loaded[0]))
     assert engine.drain(30)

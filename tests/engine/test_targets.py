@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_safetensors
 
-from elbod.engine.engine import Engine
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Scores, Verb
 from elbod.engine.loading import Resident, load
-from elbod.engine.runner import Runner
 from elbod.errors import ModelFailure
 from elbod_store import ModelStore
 from tests.support import BITS, LEVELS, draft
 
 
-def scores(engine: Engine, job: Job, resident: Resident) -> dict[str, Any]:
+def scores(engine: Compute, job: Job, resident: Resident) -> dict[str, Any]:
     value = engine.submit(job, resident).result(60).value
     assert isinstance(value, Scores)
     return dict(value.columns)
 
 
-def a_sixteenth_of_the_spread(engine: Engine, job: Job, resident: Resident) -> float:
+def a_sixteenth_of_the_spread(engine: Compute, job: Job, resident: Resident) -> float:
     """A target that a typical row meets with some 1.3 x 256 draws."""
     return float(np.median(scores(engine, replace(job, num_samples=64), resident)["standard_error"] * 8)) / 16
 
 
 @pytest.mark.parametrize("name", ["levels", "vamp"])
 def test_a_row_with_a_target_equals_a_plain_request_with_the_draws_that_it_got(
-    engine: Engine, residents: dict[str, Resident], levels_rows: Any, name: str
+    engine: Compute, residents: dict[str, Resident], levels_rows: Any, name: str
 ) -> None:
     """The pilot decides how many draws are averaged and contributes none of them."""
     plain = Job(verb=Verb.ELBO, rows=40, seed=3, first_index=7, x=levels_rows, num_importance_samples=90)
@@ -52,7 +52,7 @@ def test_a_row_with_a_target_equals_a_plain_request_with_the_draws_that_it_got(
 
 
 def test_the_draws_of_a_row_follow_its_own_variance(
-    engine: Engine, residents: dict[str, Resident], levels_rows: Any
+    engine: Compute, residents: dict[str, Resident], levels_rows: Any
 ) -> None:
     """S is about 1.3 s^2/target^2: halving the target takes four times the draws."""
     job = Job(verb=Verb.ELBO, rows=40, seed=3, x=levels_rows, num_samples=20_000)
@@ -65,7 +65,7 @@ def test_the_draws_of_a_row_follow_its_own_variance(
     assert narrow["target_met"].mean() > 0.5
 
 
-def test_stopping_by_a_pilot_does_not_bias_the_bound(engine: Engine, residents: dict[str, Resident]) -> None:
+def test_stopping_by_a_pilot_does_not_bias_the_bound(engine: Compute, residents: dict[str, Resident]) -> None:
     """Over many seeds the mean of targeted bounds agrees with a bound of very many draws, within four errors."""
     x = np.random.default_rng(8).integers(0, 17, (1, 8, 8), dtype=np.uint8)
     truth = scores(engine, Job(verb=Verb.ELBO, rows=1, seed=0, x=x, num_samples=20_000), residents["levels"])
@@ -77,14 +77,14 @@ def test_stopping_by_a_pilot_does_not_bias_the_bound(engine: Engine, residents: 
 
 
 @pytest.fixture
-def calibrated(tmp_path: Path, runner: Runner) -> Resident:
+def calibrated(tmp_path: Path, backend: EagerBackend) -> Resident:
     store = ModelStore.open(tmp_path / "store")
     blob = save_safetensors({"elbo_1": np.arange(-200.0, -150.0), "elbo_16": np.arange(-190.0, -140.0)})
-    return load(store, store.publish(replace(draft("levels", LEVELS), calibration=blob)), runner)
+    return load(store, store.publish(replace(draft("levels", LEVELS), calibration=blob)), backend)
 
 
 def test_scores_are_ranked_with_the_largest_calibrated_number_of_draws_that_they_have(
-    engine: Engine, calibrated: Resident, levels_rows: Any
+    engine: Compute, calibrated: Resident, levels_rows: Any
 ) -> None:
     job = Job(verb=Verb.ELBO, rows=40, seed=3, x=levels_rows, num_samples=20)
     full = scores(engine, job, calibrated)
@@ -98,10 +98,10 @@ def test_scores_are_ranked_with_the_largest_calibrated_number_of_draws_that_they
     assert single["typicality"].tobytes() == one["typicality"].tobytes()
 
 
-def test_another_binarization_is_not_ranked(engine: Engine, tmp_path: Path, runner: Runner) -> None:
+def test_another_binarization_is_not_ranked(engine: Compute, tmp_path: Path, backend: EagerBackend) -> None:
     store = ModelStore.open(tmp_path / "store")
     blob = save_safetensors({"elbo_1": np.arange(-20.0, -5.0)})
-    resident = load(store, store.publish(replace(draft("bits", BITS), calibration=blob)), runner)
+    resident = load(store, store.publish(replace(draft("bits", BITS), calibration=blob)), backend)
     x = np.random.default_rng(3).random((6, 3, 4))
     job = Job(verb=Verb.ELBO, rows=6, seed=4, x=x, binarize="stochastic")
     assert "quantile" in scores(engine, job, resident)
@@ -120,9 +120,9 @@ def test_another_binarization_is_not_ranked(engine: Engine, tmp_path: Path, runn
     ],
 )
 def test_calibration_scores_that_are_none_are_refused_at_load(
-    tmp_path: Path, runner: Runner, tensors: dict[str, Any]
+    tmp_path: Path, backend: EagerBackend, tensors: dict[str, Any]
 ) -> None:
     store = ModelStore.open(tmp_path / "store")
     manifest = store.publish(replace(draft("levels", LEVELS), calibration=save_safetensors(tensors)))
     with pytest.raises(ModelFailure, match="calibration scores of levels@1"):
-        load(store, manifest, runner)
+        load(store, manifest, backend)

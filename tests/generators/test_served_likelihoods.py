@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident, load
-from elbod.engine.runner import Runner
 from elbod.generators.likelihoods import make_likelihood
 from elbod.training import recipes
 from elbod.training.errors import InvalidDataset
 from elbod.training.worker import run_training
 from elbod_store import ModelStore
 
-RUNNER = Runner(torch.device("cpu"))
+BACKEND = EagerBackend(torch.device("cpu"))
 SHAPE = (3, 2)
 
 
@@ -38,18 +39,18 @@ def resident(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     small = ["epochs=2", "latent_dim=2", "hidden=16", "num_samples=2", "num_importance_samples=4"]
     store = ModelStore.open(folder / "store")
     manifest = run_training(recipes.override(recipe, small), store, name="tiny", device="cpu")
-    return load(store, manifest, RUNNER)
+    return load(store, manifest, BACKEND)
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(RUNNER, Limits())
+def engine() -> Iterator[Compute]:
+    engine = Compute(BACKEND, Limits())
     engine.start()
     yield engine
     assert engine.drain(30)
 
 
-def _samples(engine: Engine, resident: Resident, job: Job) -> Samples:
+def _samples(engine: Compute, resident: Resident, job: Job) -> Samples:
     value = engine.submit(job, resident).result(60).value
     assert isinstance(value, Samples)
     return value
@@ -65,7 +66,7 @@ def test_a_trained_model_is_recorded_by_its_name_and_levels(resident: Resident) 
     assert resident.reproducible
 
 
-def test_scores_are_bounds_in_their_measure(engine: Engine, resident: Resident) -> None:
+def test_scores_are_bounds_in_their_measure(engine: Compute, resident: Resident) -> None:
     """Finite, below the bound of more weights on average, and in bits only where the pmf has them."""
     x = _rows(resident.manifest.likelihood)[:50]
     job = Job(verb=Verb.ELBO, rows=50, seed=1, x=x, num_samples=8, num_importance_samples=32)
@@ -86,7 +87,7 @@ def test_scores_are_bounds_in_their_measure(engine: Engine, resident: Resident) 
 
 @pytest.mark.parametrize("output", ["sample", "mean"])
 def test_samples_lie_in_the_support_and_are_the_same_in_one_call_or_two(
-    engine: Engine, resident: Resident, output: str
+    engine: Compute, resident: Resident, output: str
 ) -> None:
     """Means lie within the range of the support, and draws take more than one value."""
     whole = Job(verb=Verb.SAMPLE, rows=30, seed=4, output="mean" if output == "mean" else "sample")

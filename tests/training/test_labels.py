@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import load as load_safetensors
 
+from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.loading import load
-from elbod.engine.runner import Runner
 from elbod.training import datasets, recipes
 from elbod.training.datasets import Dataset
 from elbod.training.errors import InvalidDataset, InvalidRecipe
@@ -32,7 +32,7 @@ def test_a_conditional_model_is_published_with_both_kinds_of_scores_and_serves(s
     assert 0.5 < gain < np.log(10) + 0.5
     scores = load_safetensors(store.read(manifest.calibration))
     assert set(scores) == {f"{kind}_{s}" for kind in ("elbo", "elbo_given_label") for s in (1, 4, 16, 64)}
-    resident = load(store, manifest, Runner(torch.device("cpu")))
+    resident = load(store, manifest, EagerBackend(torch.device("cpu")))
     assert resident.reproducible
     assert resident.calibration.keys() == resident.given_label.keys() == {1, 4, 16, 64}
     assert resident.given_label[4].scores.mean() > resident.calibration[4].scores.mean()

@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from elbod.api.histograms import Histogram, decades
 from elbod.api.logs import lines
 from elbod.api.worker_files import has_room
-from elbod.engine.engine import Engine
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Array, Job, Result, Scores
 from elbod.engine.loading import Resident
 from elbod.engine.residents import Residents
@@ -65,7 +65,7 @@ class _Answered(NamedTuple):
 class Metrics:
     """The metrics of one worker. All but `text` is called on the event loop."""
 
-    def __init__(self, engine: Engine, residents: Residents, ready: Callable[[], bool]) -> None:
+    def __init__(self, engine: Compute, residents: Residents, ready: Callable[[], bool]) -> None:
         """Raises StartupError if their files have no room."""
         self._engine, self._residents, self._ready = engine, residents, ready
         self._ended: list[_Ended] = []
@@ -219,8 +219,8 @@ class Metrics:
         row_draws, size = self._engine.queued
         self._queue_row_draws.set(row_draws)
         self._queue_bytes.set(size)
-        self._row_draws_limit.set(self._engine.limits.max_queue_rows)
-        self._bytes_limit.set(self._engine.limits.max_queue_bytes)
+        self._row_draws_limit.set(self._engine.admission.limits.max_queue_rows)
+        self._bytes_limit.set(self._engine.admission.limits.max_queue_bytes)
         self._resident_memory.set(_resident_memory())
         self._ready_workers.set(self._ready())
         loaded = self._residents.loaded()

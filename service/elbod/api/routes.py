@@ -22,7 +22,7 @@ from elbod.api.service import service_of
 from elbod.engine import reductions
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb, marginal_labels
 from elbod.engine.loading import Resident
-from elbod.engine.tasks import MAY_BE_UNDEFINED
+from elbod.engine.reductions import MAY_BE_UNDEFINED
 from elbod.errors import InvalidInput, NotAcceptable, UnsupportedMediaType, shown
 from elbod.generators.bounds import summarize
 from elbod.generators.noise import MAX_INDEX

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -15,13 +16,15 @@ from starlette.requests import ClientDisconnect
 from elbod.api.blocks import INLINE_BYTES, Blocks, Pause, no_pause
 from elbod.api.budget import ByteBudget, Holding
 from elbod.api.metrics import Metrics
-from elbod.engine.engine import Engine, Limits, Outcome
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
+from elbod.engine.engine import Outcome
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.poller import Poller, delays
+from elbod.engine.progress import Progress
 from elbod.engine.residents import Residents
-from elbod.engine.runner import Runner
-from elbod.engine.tasks import Task
 from elbod.engine.threads import Threads
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError, shown
 from elbod.settings import Settings
@@ -57,31 +60,31 @@ class Service:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:
             raise StartupError(f"cannot open the model store {settings.store}: {error}") from error
-        runner = Runner.reproducible(settings.device)
+        backend = EagerBackend.reproducible(settings.device)
         self.residents = Residents(
-            self.store, runner, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
+            self.store, backend, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
         )
-        self.engine = Engine(runner, Limits(settings.max_queue_rows, settings.max_queue_bytes))
+        self.engine = Compute(backend, Limits(settings.max_queue_rows, settings.max_queue_bytes))
         self._poller = Poller(self._look, delays(settings.poll_interval))
         self._store_threads = Threads(_STORE_THREADS, "elbod-store")
         self.draining = False
         self.metrics = Metrics(self.engine, self.residents, lambda: self.ready)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         # Done when the time of a drain is up.
         self._given_up: asyncio.Future[None] | None = None
-        self._waiting: dict[Task, asyncio.Future[Result]] = {}
-        self._watchers: dict[Task, asyncio.Task[None]] = {}
-        self._waking = False
+        self._waiting: dict[Progress, asyncio.Future[Result]] = {}
+        self._watchers: dict[Progress, asyncio.Task[None]] = {}
         self.budget = ByteBudget(settings.max_queue_bytes)
         self._blocks = Blocks()
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
         """Engine and poller run inside; at the end what was admitted is finished."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._given_up = self._loop.create_future()
         flushing = asyncio.create_task(self.metrics.flush_regularly())
-        self.engine.start()
+        self.engine.start(self._loop)
         self._poller.start()
         # The first look loads the default model: connections are answered once it is there, or its time is up.
         await run_in_threadpool(self._poller.looked.wait, _LOAD_PATIENCE)
@@ -179,10 +182,6 @@ class Service:
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
         self._waiting[task] = answer
-        if not self._waking:
-            # After the requests that arrived together: woken by the first, the engine would run it alone.
-            self._waking = True
-            loop.call_soon(self._wake)
         late = loop.call_at(deadline, self._fail, task, _too_late(self.timeout(request)))
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
@@ -223,18 +222,17 @@ class Service:
             return work(no_pause)
         return await self.attended(request, self._blocks.run(work))
 
-    def _wake(self) -> None:
-        self._waking = False
-        self.engine.wake()
-
-    def _deliver(self, finished: Sequence[tuple[Task, Outcome]]) -> None:
-        """Called on the compute thread, once a tile."""
+    def _deliver(self, finished: Sequence[tuple[Progress, Outcome]]) -> None:
+        """Called once a tile, on the event loop or on the compute thread."""
         assert self._loop is not None
+        if threading.get_ident() == self._loop_thread:
+            self._settle(finished)
+            return
         # The loop is closed if the process was told to end at once: nobody waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, finished)
 
-    def _settle(self, finished: Sequence[tuple[Task, Outcome]]) -> None:
+    def _settle(self, finished: Sequence[tuple[Progress, Outcome]]) -> None:
         for task, outcome in finished:
             answer = self._waiting.pop(task, None)
             if answer is None or answer.done():
@@ -244,14 +242,14 @@ class Service:
             else:
                 answer.set_result(outcome)
 
-    def _fail(self, task: Task, error: Exception) -> None:
+    def _fail(self, task: Progress, error: Exception) -> None:
         """Drop the task's work and tell its caller why."""
         answer = self._waiting.pop(task, None)
         if answer is not None and not answer.done():
             self.engine.cancel(task)
             answer.set_exception(error)
 
-    def _watch(self, task: Task, request: Request) -> None:
+    def _watch(self, task: Progress, request: Request) -> None:
         async def watch() -> None:
             await _disconnected(request)
             self._fail(task, ClientDisconnect())

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.bulk import Bulk, engines_on, open_bulk
 from elbod.engine.jobs import Array, Job
 from elbod.engine.loading import Resident
-from elbod.engine.runner import Runner
 from elbod.engine.smoketest import load_tested
 from elbod.errors import StartupError
 from elbod.settings import Settings
@@ -31,7 +31,7 @@ class Session:
     """Models and engines of this process."""
 
     store: ModelStore
-    runner: Runner
+    backend: EagerBackend
     bulk: Bulk
     quiet: bool
 
@@ -39,14 +39,14 @@ class Session:
     @contextmanager
     def open(cls, settings: Settings, *, quiet: bool) -> "Iterator[Session]":
         """Its engines use the device up. Raises StartupError and the store's StoreError."""
-        runner = Runner.reproducible(settings.device)
+        backend = EagerBackend.reproducible(settings.device)
         store = ModelStore.open(settings.store)
-        with open_bulk(runner, engines_on(runner)) as bulk:
-            yield cls(store, runner, bulk, quiet)
+        with open_bulk(backend, engines_on(backend)) as bulk:
+            yield cls(store, backend, bulk, quiet)
 
     def load(self, reference: str) -> Resident:
         """Raises the store's StoreError, and ModelFailure."""
-        return load_tested(self.store, self.store.resolve(reference), self.runner)
+        return load_tested(self.store, self.store.resolve(reference), self.backend)
 
     def run(self, job: Job, resident: Resident, title: str) -> dict[str, Array]:
         """Columns of all rows, with progress on standard error."""

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.admission import Limits
+from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.compute import Compute
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.engine.loading import Resident
-from elbod.engine.runner import Runner
 from elbod.errors import InvalidInput, ModelFailure
 from elbod.machine import usable_cores
 
@@ -33,7 +34,7 @@ _JOBS_AN_ENGINE = 2
 class Bulk:
     """Engines that share out the rows of one large job."""
 
-    engines: tuple[Engine, ...]
+    engines: tuple[Compute, ...]
 
     def run(self, job: Job, resident: Resident, advance: Callable[[int], None]) -> dict[str, Array]:
         """The columns of a job's answer over all its rows, in order, by name; `advance` hears of every finished few."""
@@ -90,18 +91,18 @@ def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
     return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
 
 
-def engines_on(runner: Runner, root: Path = Path("/")) -> int:
+def engines_on(backend: EagerBackend, root: Path = Path("/")) -> int:
     """How many engines use a device up: one a usable core, one in all on a GPU. `root` as in `usable_cores`."""
-    return 1 if runner.device.type == "cuda" else usable_cores(root)
+    return 1 if backend.device.type == "cuda" else usable_cores(root)
 
 
 @contextmanager
-def open_bulk(runner: Runner, engines: int) -> Iterator[Bulk]:
-    """That many engines, each with a compute thread of its own."""
+def open_bulk(backend: EagerBackend, engines: int) -> Iterator[Bulk]:
+    """That many engines, each on a thread."""
     with ExitStack() as stack:
         started = []
         for _ in range(engines):
-            engine = Engine(runner, Limits())
+            engine = Compute(backend, Limits())
             engine.start()
             stack.callback(engine.drain, None)
             started.append(engine)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from elbod.engine.jobs import Stage, Tile
+from elbod.engine.jobs import Stage
 
 
 @dataclass(slots=True)
@@ -15,10 +15,18 @@ class WorkCounters:
     places: Counter[Stage] = field(default_factory=Counter)
     cancelled_rows: int = 0
 
-    def ran(self, tile: Tile) -> None:
-        self.tiles[tile.stage] += 1
-        self.units[tile.stage] += sum(part.count for part in tile.parts)
-        self.places[tile.stage] += tile.size
+    def ran(self, stage: Stage, units: int, places: int) -> None:
+        self.tiles[stage] += 1
+        self.units[stage] += units
+        self.places[stage] += places
+
+    def __add__(self, other: "WorkCounters") -> "WorkCounters":
+        return WorkCounters(
+            self.tiles + other.tiles,
+            self.units + other.units,
+            self.places + other.places,
+            self.cancelled_rows + other.cancelled_rows,
+        )
 
 
 @dataclass(slots=True)

@@ -115,24 +115,7 @@ class Result:
 
 
 class Stage(StrEnum):
-    """What a tile runs: rows through the encoder, or (row, draw) units through the decoder."""
+    """What a program works on: rows, or draws of rows."""
 
     ENCODE = "encode"
     DRAW = "draw"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """`count` consecutive units of one job in a tile."""
-
-    job: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Units of several jobs that run at once, padded to `size`."""
-
-    stage: Stage
-    size: int
-    parts: tuple[Part, ...]

@@ -11,25 +11,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from elbod import __version__
+from elbod.engine.backends.base import Backend
+from elbod.engine.backends.eager import EagerBackend, pin_thread
 from elbod.engine.jobs import Array, Floats
-from elbod.engine.runner import PARAMETER, DrawInputs, Runner, Source, pin_thread
-from elbod.engine.selftest import proved_sizes, wide_sizes
+from elbod.engine.programs import row_dtype
+from elbod.engine.selftest import SelfTest
 from elbod.errors import DamagedStore, ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
-from elbod.generators.likelihoods import Likelihood
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
 
-# Candidates for tile sizes. Small tiles stay in a core's cache; a GPU wants them wide, and so do small networks, whose
-# rows cost little next to a tile.
-CPU_TILES = (4, 8, 16, 32)
-WIDE_CPU_TILES = (64, 128)
-CUDA_TILES = (64, 256, 1024)
 # Where an element takes more numbers than a byte has levels, a row's distribution alone fills the cache.
-_MANY_PARAMETERS, _FEW_ROWS = 256, CPU_TILES[:2]
+_MANY_PARAMETERS, _FEW_SIZES = 256, 2
 
 # What safetensors and numpy raise of bytes that are no tensors, or of another dtype or shape.
 _UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError)
@@ -52,7 +48,8 @@ class Resident:
 
     `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
     entry for each S that the worker scored; what begins with `posterior_` describes q(z|x) beyond its row-wise
-    parameters, of which a row has `row_shapes` and takes `row_bytes`.
+    parameters, of which a row has `row_shapes` and takes `row_bytes`; a draw takes `noise_dimensions` standard
+    normals, and a tile of the largest proved size `tile_seconds`.
     """
 
     manifest: Manifest
@@ -68,6 +65,8 @@ class Resident:
     nbytes: int
     row_bytes: int
     row_shapes: dict[str, tuple[int, ...]]
+    noise_dimensions: int
+    tile_seconds: float
 
     @property
     def name(self) -> str:
@@ -85,32 +84,32 @@ class Resident:
         return f"{self.name}@{self.version}"
 
 
-def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
+def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
     """The version, ready to serve. Raises elbod_store errors, ModelFailure or DamagedStore; changes nothing."""
     started = time.monotonic()
     pin_thread()
     weights = store.read(manifest.weights)
     try:
-        generator = checkpoint.load(blueprint_of(manifest), weights).to(runner.device)
+        generator = checkpoint.load(blueprint_of(manifest), weights).to(backend.device)
     except InvalidCheckpoint as error:
         raise _cannot_load(manifest, error) from error
     generator.prepare()
-    candidates, wide = _tiles(runner.device, generator.likelihood)
-    proved = proved_sizes(runner, generator, candidates)
-    sizes = proved or candidates[-1:]
-    wider = wide_sizes(runner, generator, proved, wide) if proved else ()
-    if manifest.reference is not None:
-        _check_reference(store.read(manifest.reference), generator, runner, sizes[-1], manifest)
     with torch.inference_mode():
-        label = torch.zeros(1, dtype=torch.int64, device=runner.device) if generator.conditional else None
-        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=runner.device), label)
+        label = torch.zeros(1, dtype=torch.int64, device=backend.device) if generator.conditional else None
+        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=backend.device), label)
+    sizes = backend.tiles if generator.likelihood.parameters <= _MANY_PARAMETERS else backend.tiles[:_FEW_SIZES]
+    wide = backend.wide_tiles if sizes == backend.tiles else ()
+    proved = SelfTest(backend, generator, posterior.noise_dimensions, sizes).run(wide)
+    sizes = proved.sizes or sizes[-1:]
+    if manifest.reference is not None:
+        _check_reference(store.read(manifest.reference), generator, backend, sizes[-1], manifest)
     calibration = _calibration(store, manifest)
     resident = Resident(
         manifest=manifest,
         generator=generator,
-        sizes=sizes + wider,
-        reproducible=bool(proved),
-        fingerprint=fingerprint(runner.device, sizes),
+        sizes=sizes + proved.wide,
+        reproducible=bool(proved.sizes),
+        fingerprint=fingerprint(backend.device, sizes),
         posterior_family=posterior.family,
         posterior_closed_form=posterior.closed_form,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
@@ -119,18 +118,13 @@ def load(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
         nbytes=generator.kept_bytes(),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
         row_shapes={name: tuple(tensor.shape[1:]) for name, tensor in posterior.parameters.items()},
+        noise_dimensions=posterior.noise_dimensions,
+        tile_seconds=proved.seconds,
     )
     logger.info("loaded %s in %.2f s, tiles %s", resident, time.monotonic() - started, resident.sizes)
-    if not proved:
+    if not proved.sizes:
         logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
     return resident
-
-
-def _tiles(device: torch.device, likelihood: Likelihood) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Candidates for the sizes of tiles, and for those of wide ones."""
-    if device.type == "cuda":
-        return CUDA_TILES, ()
-    return (_FEW_ROWS, ()) if likelihood.parameters > _MANY_PARAMETERS else (CPU_TILES, WIDE_CPU_TILES)
 
 
 def needed_bytes(manifest: Manifest) -> int:
@@ -140,7 +134,7 @@ def needed_bytes(manifest: Manifest) -> int:
     except InvalidCheckpoint as error:
         raise _cannot_load(manifest, error) from error
     # What one tile decodes to, in float64.
-    tile = CPU_TILES[-1] * generator.likelihood.event_dims * generator.likelihood.parameters * 8
+    tile = EagerBackend.tiles[-1] * generator.likelihood.event_dims * generator.likelihood.parameters * 8
     return max(manifest.weights.size, generator.kept_bytes(), tile)
 
 
@@ -200,27 +194,22 @@ def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
     return f"{versions}/{device.type}-{hardware}/tiles-{'.'.join(map(str, sizes))}"
 
 
-def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int, manifest: Manifest) -> None:
+def _check_reference(raw: bytes, generator: Generator, backend: Backend, size: int, manifest: Manifest) -> None:
     """Score the held-out reference rows again with z at temperature 0 of q(z|x), which needs no noise."""
-    inputs = DrawInputs.zeros(generator, size)
     tensors = parse_reference(raw, manifest)
+    padded = np.zeros((size, *generator.event_shape), row_dtype(generator))
+    label = np.zeros(size, np.int64)
     try:
         x, expected = tensors["x"], tensors["reconstruction_at_mode"]
         count = min(len(x), size)
-        inputs.x[:count] = x[:count]
+        padded[:count] = x[:count]
         if "label" in tensors:
-            inputs.label[:count] = tensors["label"][:count]
+            label[:count] = tensors["label"][:count]
         if x.shape[1:] != generator.event_shape or expected.shape != (len(x),):
             raise ValueError(f"x is {x.shape} and reconstruction_at_mode {expected.shape}")
     except _UNREADABLE as error:
         raise _unreadable("reference rows", manifest, error) from error
-    inputs.source[:count] = Source.POSTERIOR
-    encoded = runner.encode(generator, inputs.x, inputs.label)
-    inputs.parameters = {
-        name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)
-    }
-    inputs.wants = {"score"}
-    actual = runner.draw(generator, inputs)["reconstruction"][:count]
+    actual = _reconstruction_at_mode(generator, backend, padded, label)[:count]
     wrong = ~np.isclose(actual, expected[:count], rtol=_REFERENCE_TOLERANCE, atol=_REFERENCE_TOLERANCE)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -228,3 +217,14 @@ def _check_reference(raw: bytes, generator: Generator, runner: Runner, size: int
             f"{manifest.name}@{manifest.version} does not reproduce its reference: row {row} scores {actual[row]:.6f}, "
             f"published as {expected[row]:.6f}"
         )
+
+
+@torch.inference_mode()
+def _reconstruction_at_mode(generator: Generator, backend: Backend, x: Array, label: Array) -> Array:
+    rows = torch.from_numpy(x).to(backend.device)
+    labels = torch.from_numpy(label).to(backend.device) if generator.conditional else None
+    q = generator.encode(rows, labels)
+    zeros = torch.zeros(len(x), q.noise_dimensions, device=backend.device)
+    walk, _ = generator.begin(q, zeros, temperature=0.0)
+    found: Array = generator.observe(walk, labels).double().log_likelihood(rows).cpu().numpy()
+    return found

@@ -1,191 +1,202 @@
-"""From a chunk's draws to one number a row: pure functions of arrays."""
+"""From the draws of complete chunks to one number a row: pure functions of arrays."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elbod.engine.jobs import PILOT_DRAWS, Array, Job
+from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
 from elbod.engine.loading import Calibration, Resident
-from elbod.engine.runner import PARAMETER, Outputs
-from elbod.generators.base import Generator
+from elbod.engine.progress import Chunk, Counts, Progress
+from elbod.engine.slots import Slots
 from elbod.generators.bounds import (
-    Elbo,
-    Floats,
-    LabelDraws,
-    PriorTerms,
     bits_per_dim,
-    elbo,
+    bound,
     importance_weighted,
+    label_draws,
+    log_weights,
     mean_over_labels,
     rank,
+    sampled_bound,
 )
+from elbod.generators.terms import RowTerms, Terms, mapped
 
-Counts = NDArray[np.int64]
+Columns = dict[str, Array]
 
 # The pilot's variance is itself an estimate: a little more than it asks for.
 _PILOT_MARGIN = 1.3
+# Chunks of more units than this gain nothing from being reduced beside others.
+_REDUCED_TOGETHER = 256
+# Columns whose numbers may be NaN: errors that a few draws do not give.
+MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}
 
 
-_CLOSED_KL = ("kl", "kl_per_dimension")
+def reduced_together(complete: Sequence[Progress]) -> Iterator[list[Progress]]:
+    """Groups of jobs whose chunks `reduce` takes at once: small ones of one kind, since a row's numbers do not know
+    their neighbors, and a call of numpy costs about the same for one row and for many."""
+    groups: dict[object, list[Progress]] = {}
+    for progress in complete:
+        chunk = progress.chunk
+        assert chunk is not None
+        small = chunk.map is None and isinstance(chunk.draws, int) and chunk.total <= _REDUCED_TOGETHER
+        groups.setdefault(progress.kind if small else id(progress), []).append(progress)
+    yield from groups.values()
 
 
-def encode_columns(chunk: Outputs, draws: int, *, described: bool) -> Outputs:
+def reduce(group: Sequence[Progress], slots: Slots) -> Columns:
+    """The columns of the chunks of jobs of one kind, one after the other."""
+    first, chunks = group[0], [_chunk(progress) for progress in group]
+    numbers = chunks[0].slots if len(chunks) == 1 else np.concatenate([chunk.slots for chunk in chunks])
+    drawn = _joined(chunks)
+    job, resident = first.job, first.resident
+    if job.verb is Verb.SAMPLE:
+        x = drawn.sample if job.output == "sample" else drawn.mean
+        return {"z": drawn.z, "x": x, "undefined": drawn.undefined}
+    if job.verb is Verb.ENCODE:
+        return _encode_columns(drawn, numbers, slots, job, resident)
+    return _elbo_columns(drawn, slots.row_terms(numbers), chunks[0], job, resident)
+
+
+def _chunk(progress: Progress) -> Chunk:
+    assert progress.chunk is not None
+    return progress.chunk
+
+
+def _joined(chunks: Sequence[Chunk]) -> Any:
+    """`Drawn` of all draws of the chunks, in order, with arrays; None without draws."""
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
+    if not pieces:
+        return None
+    arrays = iter(pieces[0] if len(pieces) == 1 else [np.concatenate(values) for values in zip(*pieces, strict=True)])
+    return mapped(lambda _: next(arrays), chunks[0].pieces_type)
+
+
+def _encode_columns(drawn: Any, numbers: Counts, slots: Slots, job: Job, resident: Resident) -> Columns:
     """Parameters if they describe q, draws (n, S, d) and KL of a chunk.
 
     A KL without closed form is the mean of its draws, which then come with their log q(z|x), (n, S).
     """
-    columns = {
-        name: values
-        for name, values in chunk.items()
-        if (described and name.startswith(PARAMETER)) or name in _CLOSED_KL
-    }
-    if draws:
-        columns["z"] = chunk["z"].reshape(-1, draws, chunk["z"].shape[-1])
-        if "kl" not in chunk:
-            per_draw = {name: values.reshape(-1, draws) for name, values in chunk.items() if name.endswith("_z")}
-            columns["kl"] = _prior_terms(per_draw, draws).kl.mean(axis=1)
-            columns["log_q"] = per_draw["log_q_z"]
+    columns: Columns = {}
+    parameters = slots.read_parameters(resident.row_shapes, numbers)
+    if resident.posterior_closed_form:
+        columns |= {f"posterior.{name}": values for name, values in parameters.items()}
+    rows: RowTerms[NDArray[np.float64]] = slots.row_terms(numbers)
+    if rows.latent is not None:
+        columns["kl"] = rows.latent.kl
+        if rows.latent.kl_per_dimension is not None:
+            columns["kl_per_dimension"] = rows.latent.kl_per_dimension
+    if job.draws:
+        columns["z"] = drawn.z.reshape(-1, job.draws, drawn.z.shape[-1])
+        if rows.latent is None:
+            path = drawn.path
+            terms = path.sampled if path.conditional is None else path.conditional
+            columns["kl"] = terms.kl.reshape(-1, job.draws).mean(axis=1)
+            columns["log_q"] = path.sampled.log_q.reshape(-1, job.draws)
     return columns
 
 
-def needed_samples(chunk: Outputs, target: float, job: Job, resident: Resident) -> Counts:
-    """S of each row for a standard error of `target`: max(64, 1.3 s0^2/target^2), at most `job.num_samples`.
+def needed_samples(progress: Progress, slots: Slots) -> Counts:
+    """S of each row for a standard error of the job's target: max(64, 1.3 s0^2/target^2), at most `num_samples`.
 
     s0 is the standard deviation of r - k in the pilot's own draws. The draws that are averaged are fresh ones:
     stopping on those that are averaged would bias the bound up.
     """
-    most = job.num_samples
-    reconstruction, terms = _sampled(_chunk(chunk, PILOT_DRAWS, job, resident), PILOT_DRAWS)
-    variance = (reconstruction - terms.kl).var(axis=1, ddof=1)
+    job, chunk = progress.job, _chunk(progress)
+    assert job.target_standard_error is not None
+    drawn, rows = _joined([chunk]), slots.row_terms(chunk.slots)
+    terms = _terms(drawn.terms, rows, PILOT_DRAWS, job, progress.resident)
+    reconstruction, latent = sampled_bound(terms, PILOT_DRAWS)
+    variance = (reconstruction - latent.kl).var(axis=1, ddof=1)
     # A row without a finite variance is refused when it is reduced, whatever it is drawn.
-    wanted = np.ceil(np.nan_to_num(np.minimum(_PILOT_MARGIN * variance / target / target, most)))
-    counts: Counts = np.minimum(np.maximum(wanted, PILOT_DRAWS), most).astype(np.int64)
+    ratio = variance / job.target_standard_error / job.target_standard_error
+    wanted = np.ceil(np.nan_to_num(np.minimum(_PILOT_MARGIN * ratio, job.num_samples)))
+    counts: Counts = np.minimum(np.maximum(wanted, PILOT_DRAWS), job.num_samples).astype(np.int64)
     return counts
 
 
-def elbo_columns(chunk: Outputs, samples: Counts | int, draws: Counts | int, job: Job, resident: Resident) -> Outputs:
-    """The bound's columns of a chunk; row i has draws[i] contiguous draws, of which samples[i] make its ELBO.
+def _elbo_columns(drawn: Any, rows: Any, chunk: Chunk, job: Job, resident: Resident) -> Columns:
+    """The bound's columns; row i has contiguous draws, of which the first samples[i] make its ELBO."""
+    draws, samples = chunk.draws, chunk.samples
+    mapped_rows = (
+        None
+        if chunk.map is None
+        else chunk.map
+        / np.repeat(samples, len(chunk.map) if isinstance(samples, int) else job.copies).reshape(
+            -1, *[1] * (chunk.map.ndim - 1)
+        )
+    )
+    if isinstance(draws, int) or ((draws == draws[0]).all() and (samples == np.asarray(samples)[0]).all()):
+        even = _Even(_first(samples), _first(draws), job, resident)
+        return even.columns(drawn.terms, rows, mapped_rows)
+    assert chunk.ends is not None
+    assert not isinstance(samples, int)
+    found, copies, begin = [], job.copies, 0
+    for row, end in enumerate(chunk.ends[copies - 1 :: copies]):
+        of_row = slice(row * copies, (row + 1) * copies)
+        even = _Even(int(samples[row]), int(draws[of_row.start]), job, resident)
+        terms = mapped(lambda values, at=slice(begin, end): values[at], drawn.terms)
+        one = mapped(lambda values, at=of_row: values[at], rows)
+        found.append(even.columns(terms, one, None if mapped_rows is None else mapped_rows[of_row]))
+        begin = end
+    return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
-    Under a marginal over C labels a row has C items, one after the other, of draws[i] each.
-    """
-    if isinstance(samples, int) or isinstance(draws, int):
-        assert isinstance(samples, int)
-        assert isinstance(draws, int)
-        return _even_columns(chunk, samples, draws, job, resident)
-    if (draws == draws[0]).all() and (samples == samples[0]).all():
-        return _even_columns(chunk, int(samples[0]), int(draws[0]), job, resident)
-    copies = job.copies
-    ends = np.cumsum(draws * copies)
-    rows = []
-    for i, (end, count) in enumerate(zip(ends, draws, strict=True)):
-        row = {
-            name: values[end - count * copies : end] if name in _PER_DRAW else values[i * copies : (i + 1) * copies]
-            for name, values in chunk.items()
-        }
-        rows.append(_even_columns(row, int(samples[i]), int(count), job, resident))
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+def _first(counts: int | Counts) -> int:
+    return counts if isinstance(counts, int) else int(counts[0])
 
 
-# What a tile of the draw stage adds to a chunk, one entry a unit.
-_PER_DRAW = ("reconstruction", "log_prior_z", "log_q_z", "kl_z", "expected_log_prior_z", "entropy_z", "z")
+def _terms(draws: Any, rows: Any, count: int, job: Job, resident: Resident) -> Terms:
+    """Terms of rows with `count` draws each."""
+    if not job.marginal_labels:
+        return Terms(rows, mapped(lambda values: values.reshape(-1, count), draws))
+    log_prob = resident.generator.label_log_prob()
+    assert log_prob is not None
+    by_label = mapped(lambda values: values.reshape(-1, job.marginal_labels, count), draws)
+    return Terms(rows, by_label, log_prob.cpu().numpy())
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Columns of n rows with equally many draws: `row` has (n, ...) a column and `draw` (n, draws).
+class _Even:
+    """Rows with equally many draws each."""
 
-    Under a marginal over C labels they have (n C, ...) and (n, C, draws), and `labels` knows how to average them.
-    """
+    samples: int
+    draws: int
+    job: Job
+    resident: Resident
 
-    row: Outputs
-    draw: Outputs
-    labels: LabelDraws | None
+    def columns(self, draws: Any, rows: Any, elements: Array | None) -> Columns:
+        job, likelihood = self.job, self.resident.generator.likelihood
+        terms = _terms(draws, rows, self.draws, job, self.resident)
+        found = bound(terms, self.samples)
+        columns: Columns = dict(vars(found))
+        if likelihood.measure == "pmf":
+            columns["bits_per_dim"] = bits_per_dim(found.elbo, likelihood.event_dims)
+        if job.num_importance_samples:
+            columns |= vars(importance_weighted(log_weights(terms, job.num_importance_samples)))
+        evidence = None if job.marginal_labels else terms.rows.log_evidence
+        if evidence is not None:
+            columns["log_evidence"] = evidence
+            columns["gap"] = evidence - found.elbo
+            columns["gap_standard_error"] = found.standard_error
+        if (reference := calibration(job, self.resident)) is not None:
+            compared = found if reference.num_samples == self.samples else bound(terms, reference.num_samples)
+            columns["quantile"], columns["typicality"] = rank(compared.elbo, reference.scores)
+        if job.target_standard_error is not None:
+            columns["num_samples"] = np.full(len(found.elbo), self.samples)
+            columns["target_met"] = found.standard_error <= job.target_standard_error
+        if elements is not None:
+            columns["reconstruction_map"] = self._map(terms, elements)
+        return columns
 
-    @property
-    def log_weights(self) -> Floats:
-        """(n, draws)."""
-        if self.labels is not None:
-            return self.labels.marginal_log_weights()
-        weights: Floats = self.draw["reconstruction"] + self.draw["log_prior_z"] - self.draw["log_q_z"]
-        return weights
-
-
-def _chunk(columns: Outputs, draws: int, job: Job, resident: Resident) -> _Chunk:
-    shape = (job.marginal_labels, draws) if job.marginal_labels else (draws,)
-    row = {name: values for name, values in columns.items() if name not in _PER_DRAW}
-    draw = {name: columns[name].reshape(-1, *shape) for name in columns.keys() & set(_PER_DRAW) - {"z"}}
-    labels = None
-    if job.marginal_labels:
-        log_prob = resident.generator.label_log_prob()
-        assert log_prob is not None
-        terms = (draw[name] for name in ("reconstruction", "log_prior_z", "log_q_z"))
-        labels = LabelDraws(log_prob.cpu().numpy(), *terms)
-    return _Chunk(row, draw, labels)
-
-
-def _even_columns(outputs: Outputs, samples: int, draws: int, job: Job, resident: Resident) -> Outputs:
-    likelihood = resident.generator.likelihood
-    chunk = _chunk(outputs, draws, job, resident)
-    bound = _bound(chunk, samples)
-    columns: dict[str, Array] = {
-        "elbo": bound.elbo,
-        "standard_error": bound.standard_error,
-        "reconstruction": bound.reconstruction,
-        "kl": bound.kl,
-        "log_joint": bound.log_joint,
-        "entropy": bound.entropy,
-    }
-    if likelihood.measure == "pmf":
-        columns["bits_per_dim"] = bits_per_dim(bound.elbo, likelihood.event_dims)
-    if job.num_importance_samples:
-        weighted = importance_weighted(chunk.log_weights[:, : job.num_importance_samples])
-        columns |= {
-            "iwae": weighted.iwae,
-            "iwae_standard_error": weighted.iwae_standard_error,
-            "effective_sample_size": weighted.effective_sample_size,
-            "pareto_k": weighted.pareto_k,
-            "gap": weighted.gap,
-            "gap_standard_error": weighted.gap_standard_error,
-        }
-    if "log_evidence" in chunk.row:
-        columns["log_evidence"] = chunk.row["log_evidence"]
-        columns["gap"] = chunk.row["log_evidence"] - bound.elbo
-        columns["gap_standard_error"] = bound.standard_error
-    if (reference := calibration(job, resident)) is not None:
-        same = reference.num_samples
-        columns["quantile"], columns["typicality"] = rank(_bound(chunk, same).elbo, reference.scores)
-    if job.target_standard_error is not None:
-        columns["num_samples"] = np.full(len(bound.elbo), samples)
-        columns["target_met"] = bound.standard_error <= job.target_standard_error
-    if job.reconstruction_map:
-        columns["reconstruction_map"] = _map(chunk, samples)
-    return columns
-
-
-def _map(chunk: _Chunk, samples: int) -> Array:
-    """E_q[log p(x_i|z)] (n, *event_shape), under a marginal also the mean over p(y|x) of what each label gives."""
-    found = chunk.row["reconstruction_map"]
-    if chunk.labels is None:
-        return chunk.row.get("expected_map", found)
-    rho = chunk.labels.first(samples).posterior()
-    return mean_over_labels(rho, found.reshape(*rho.shape, *found.shape[1:]))
-
-
-def _bound(chunk: _Chunk, samples: int) -> Elbo:
-    """The ELBO of the first draws; where nothing has to be drawn, its error is zero."""
-    if chunk.labels is None and "expected_reconstruction" in chunk.row:
-        exact = elbo(chunk.row["expected_reconstruction"][:, None], _prior_terms(chunk.row | chunk.draw, samples))
-        return replace(exact, standard_error=np.zeros_like(exact.elbo))
-    return elbo(*_sampled(chunk, samples))
-
-
-def _sampled(chunk: _Chunk, samples: int) -> tuple[Floats, PriorTerms]:
-    """log p(x|z_s) (n, S) of the first draws, and the terms beside it."""
-    if chunk.labels is not None:
-        return chunk.labels.first(samples).marginal()
-    return chunk.draw["reconstruction"][:, :samples], _prior_terms(chunk.row | chunk.draw, samples)
+    def _map(self, terms: Terms, elements: Array) -> Array:
+        """E_q[log p(x_i|z)] (n, *event_shape), under a marginal the mean over p(y|x) of what each label gives."""
+        if terms.label_log_prob is not None:
+            rho = label_draws(terms, self.samples).posterior()
+            return mean_over_labels(rho, elements.reshape(*rho.shape, *elements.shape[1:]))
+        expected = terms.rows.expected_elements
+        return elements if expected is None else expected
 
 
 def calibration(job: Job, resident: Resident) -> Calibration | None:
@@ -201,22 +212,13 @@ def calibration(job: Job, resident: Resident) -> Calibration | None:
     return stored.get(max((s for s in stored if s <= samples), default=0))
 
 
-def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:
-    """All closed-form, all closed-form given the drawn groups, or all sampled; of the first `samples` draws."""
-    if "kl" in chunk:
-        return PriorTerms(*(chunk[name][:, None] for name in ("kl", "log_prior", "entropy")))
-    if "kl_z" in chunk:
-        return PriorTerms(*(chunk[name][:, :samples] for name in ("kl_z", "expected_log_prior_z", "entropy_z")))
-    log_prior, log_q = chunk["log_prior_z"][:, :samples], chunk["log_q_z"][:, :samples]
-    return PriorTerms(kl=log_q - log_prior, log_prior=log_prior, entropy=-log_q)
-
-
-def work_bytes(job: Job, generator: Generator, chunk: int) -> int:
-    """Memory that a job holds while it is admitted: its inputs, its results, and one chunk of draws."""
-    event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
-    given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
-    drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
-    mapped = (job.rows + min(job.rows * job.copies, chunk)) * event_dims * 8 if job.reconstruction_map else 0
-    columns = job.rows * 512
-    samples = job.rows * event_dims * 8 if job.verb == "sample" else 0
-    return given + drawn + mapped + columns + samples + min(job.row_draws, chunk) * (latent_dim * 8 + 64)
+def finite_rows(name: str, values: Array) -> NDArray[np.bool_]:
+    """Which rows of a column have all the numbers that they must have."""
+    if name == "undefined":
+        return ~values
+    if values.dtype.kind != "f":
+        return np.ones(len(values), np.bool_)
+    fine: Array = ~np.isinf(values) if name in MAY_BE_UNDEFINED else np.isfinite(values)
+    if fine.ndim > 1:
+        fine = np.logical_and.reduce(fine.reshape(len(fine), -1), axis=1)
+    return fine

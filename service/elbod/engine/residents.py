@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 
+from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.counters import LoadCounters
 from elbod.engine.loading import Resident, needed_bytes
-from elbod.engine.runner import Runner
 from elbod.engine.smoketest import load_tested
 from elbod.engine.threads import Threads
 from elbod.errors import DamagedStore, ElbodError, InvalidInput, ModelFailure, NotReady, Place, UnknownModel
@@ -88,8 +88,8 @@ class Residents:
     `find` and `ask` never wait, and are for the event loop; `acquire` and `poll` belong on a thread.
     """
 
-    def __init__(self, store: ModelStore, runner: Runner, *, default: str | None, max_loaded_bytes: int) -> None:
-        self._store, self._runner = store, runner
+    def __init__(self, store: ModelStore, backend: EagerBackend, *, default: str | None, max_loaded_bytes: int) -> None:
+        self._store, self._backend = store, backend
         self.counters = LoadCounters()
         self._default = default
         self._max_loaded_bytes = max_loaded_bytes
@@ -252,7 +252,7 @@ class Residents:
         manifest = under_way.manifest
         try:
             self._make_room(under_way, needed_bytes(manifest))
-            resident = load_tested(self._store, manifest, self._runner)
+            resident = load_tested(self._store, manifest, self._backend)
         except BaseException as error:
             # A family's code may raise anything, SystemExit too: no exception ends more than the load.
             with self._changed:

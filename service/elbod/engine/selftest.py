@@ -1,24 +1,26 @@
-"""Proof at load that batches do not change bytes, for this model on this machine.
+"""Proof at load that batches do not change bytes, and that every verb has an answer, for this model on this machine.
 
-Linear algebra libraries choose their kernels by shape, so a row's last bits may depend on how many rows run beside
-it. Fixed tile sizes mostly agree; this test keeps the sizes that do, and says whether any do.
+Linear algebra libraries choose their kernels by shape, so a row's last bits may depend on how many rows run with it.
+Fixed tile sizes mostly agree; this test keeps the sizes that do, and says whether any do.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from elbod.engine.runner import PARAMETER, DrawInputs, Outputs, Runner, Source, row_dtype
+from elbod.engine.backends.base import Array, Backend
+from elbod.engine.programs import DATA, PROOFS, SCORE, End, Inputs, Source, row_dtype
 from elbod.generators.base import Generator
+from elbod.generators.noise import Keys, Stream
+from elbod.generators.terms import leaves
 
 Order = NDArray[np.int64]
-
-# Whether draws that are scored alone are what they are beside others.
-_AGREES = "agrees"
 
 # Of a wide tile: a small job waits for two of them at most.
 _WIDE_TILE_SECONDS = 0.01
@@ -26,74 +28,133 @@ _WIDE_TILE_SECONDS = 0.01
 _WIDE_TILE_GAIN = 0.95
 _TIMED_RUNS = 3
 
-_SEED = 20_131_220  # the day that "Auto-Encoding Variational Bayes" appeared
+SEED = 20_131_220  # the day that "Auto-Encoding Variational Bayes" appeared
 
 
-def proved_sizes(runner: Runner, generator: Generator, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The ascending tile sizes whose rows have equal bytes at every tried size, position and company.
+@dataclass(frozen=True)
+class Proved:
+    """The ascending sizes whose rows have equal bytes at every tried size, position and company, and wider ones that
+    are faster a row; none if not even the largest size is independent of position and company.
 
-    Empty if not even the largest size is independent of position and company. Running every size also warms it.
+    `seconds` is what a tile of the largest proved size takes.
     """
-    largest = max(sizes)
-    rows = _rows(runner, generator, largest)
-    expected = _run(runner, generator, rows, np.arange(largest), largest)
-    if not expected[_AGREES].all():
-        return ()
-    proved = []
-    for size in sorted(sizes):
-        if all(_equal(_run(runner, generator, rows, order, size), expected, order) for order in _orders(largest, size)):
-            proved.append(size)
-    return tuple(proved) if largest in proved else ()
+
+    sizes: tuple[int, ...]
+    wide: tuple[int, ...]
+    seconds: float
 
 
-def wide_sizes(runner: Runner, generator: Generator, proved: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Those of the ascending wide `sizes` that are worth their while: rows have the bytes that they have in the largest
-    of the `proved` tiles, and take less time each than in the next smaller one.
+class SelfTest:
+    """Runs programs on rows that the model itself drew, so that they lie in its support."""
 
-    The smaller networks are, the more of a tile's time does not depend on its rows. Time decides what is used, and
-    never a byte.
-    """
-    largest = proved[-1]
-    rows = _rows(runner, generator, largest)
-    expected = _run(runner, generator, rows, np.arange(largest), largest)
-    wide: list[int] = []
-    seconds = _seconds(runner, generator, rows, np.arange(largest))
-    for before, size in pairwise((largest, *sizes)):
-        if seconds * size / before > _WIDE_TILE_SECONDS:
-            break
-        orders = [np.resize(order, size) for order in _orders(largest, largest)]
-        if not all(_equal(_run(runner, generator, rows, order, size), expected, order) for order in orders):
-            break
-        taken = _seconds(runner, generator, rows, orders[0])
-        if taken / size > _WIDE_TILE_GAIN * seconds / before:
-            break
-        wide.append(size)
-        seconds = taken
-    return tuple(wide)
+    def __init__(self, backend: Backend, generator: Generator, noise_dimensions: int, sizes: Sequence[int]) -> None:
+        self._backend, self._generator, self._sizes = backend, generator, sizes
+        self._posterior_dimensions = noise_dimensions
+        self._largest = size = sizes[-1]
+        self._label = np.arange(size) % max(1, len(generator.blueprint.labels or ()))
+        rows = np.arange(size)
+        inputs = Inputs(
+            label=self._tensor(self._label) if generator.conditional else None,
+            noise=self._noise(Stream.PRIOR, rows, size),
+            u=backend.uniforms(_keys(rows), generator.event_shape, size),
+        )
+        drawn = backend.draw(generator, DATA[Source.PRIOR, End.SAMPLE], inputs)
+        assert drawn.sample is not None
+        assert drawn.z is not None
+        x, self._z = backend.arrays([drawn.sample, drawn.z])
+        self._x = x.astype(row_dtype(generator))
+
+    def run(self, wide: Sequence[int]) -> Proved:
+        """Try every size, and then the `wide` ones. Running a size also warms it."""
+        largest = self._largest
+        expected = self._outputs(np.arange(largest), largest)
+        proved = []
+        for size in self._sizes:
+            orders = _orders(largest, size)
+            if all(_equal(self._outputs(order, size), expected, order) for order in orders):
+                proved.append(size)
+        if largest not in proved:
+            return Proved((), (), self._seconds(np.arange(largest)))
+        return Proved(tuple(proved), self._wide(expected, wide), self._seconds(np.arange(largest)))
+
+    def _wide(self, expected: list[Array], sizes: Sequence[int]) -> tuple[int, ...]:
+        """Those of the ascending `sizes` whose rows have the expected bytes and take less time than in the next smaller
+        tile.
+
+        The smaller networks are, the more of a tile's time does not depend on its rows. Time decides what is used, and
+        never a byte.
+        """
+        wide: list[int] = []
+        seconds = self._seconds(np.arange(self._largest))
+        for before, size in pairwise((self._largest, *sizes)):
+            if seconds * size / before > _WIDE_TILE_SECONDS:
+                break
+            orders = [np.resize(order, size) for order in _orders(self._largest, self._largest)]
+            if not all(_equal(self._outputs(order, size), expected, order) for order in orders):
+                break
+            taken = self._seconds(orders[0])
+            if taken / size > _WIDE_TILE_GAIN * seconds / before:
+                break
+            wide.append(size)
+            seconds = taken
+        return tuple(wide)
+
+    def _seconds(self, order: Order) -> float:
+        """What a full tile of scored rows takes, at best: other work on the machine only adds.
+
+        On a CPU the time that this thread computed.
+        """
+        clock = time.thread_time if self._backend.device.type == "cpu" else time.perf_counter
+        inputs, taken = self._inputs(order, len(order)), []
+        for _ in range(_TIMED_RUNS):
+            started = clock()
+            encoded = self._backend.encode(self._generator, inputs)
+            noise = self._noise(Stream.POSTERIOR, order, len(order))
+            scored = Inputs(x=inputs.x, label=inputs.label, parameters=encoded.parameters, noise=noise)
+            self._backend.arrays(leaves(self._backend.draw(self._generator, SCORE, scored)))
+            taken.append(clock() - started)
+        return min(taken)
+
+    def _outputs(self, order: Order, size: int) -> list[Array]:
+        """All outputs of all computations on the rows of `order`, padded to `size` as the engine pads."""
+        inputs = self._inputs(order, size)
+        encoded = self._backend.encode(self._generator, inputs)
+        tensors = [*encoded.parameters.values(), *leaves(encoded.terms)]
+        uniforms = self._backend.uniforms(_keys(order), self._generator.event_shape, size)
+        for proof in PROOFS:
+            stream = Stream.PRIOR if proof.source is Source.PRIOR else Stream.POSTERIOR
+            given = Inputs(
+                x=inputs.x,
+                label=inputs.label,
+                parameters=encoded.parameters if proof.source is Source.POSTERIOR else {},
+                noise=self._noise(stream, order, size),
+                z=inputs.z,
+                u=uniforms,
+            )
+            tensors += leaves(self._backend.draw(self._generator, proof, given))
+        return [values[: len(order)] for values in self._backend.arrays(tensors)]
+
+    def _inputs(self, order: Order, size: int) -> Inputs:
+        padded = np.concatenate([order, np.repeat(order[-1:], size - len(order))])
+        label = self._tensor(self._label[padded]) if self._generator.conditional else None
+        return Inputs(x=self._tensor(self._x[padded]), label=label, z=self._tensor(self._z[padded]))
+
+    def _noise(self, stream: Stream, order: Order, size: int) -> Tensor:
+        prior = stream is Stream.PRIOR
+        dimensions = self._generator.prior().noise_dimensions if prior else self._posterior_dimensions
+        return self._backend.normals(_keys(order), stream, dimensions, size)
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self._backend.device)
 
 
-def _seconds(runner: Runner, generator: Generator, rows: DrawInputs, order: Order) -> float:
-    """What a full tile of scored rows takes, at best: other work on the machine only adds."""
-    inputs = DrawInputs.zeros(generator, len(order))
-    inputs.source[:], inputs.seed[:], inputs.index[:], inputs.temperature[:] = Source.POSTERIOR, _SEED, order, 1
-    inputs.x[:], inputs.label[:] = rows.x[order], rows.label[order]
-    inputs.wants = {"weights", "score"}
-    taken = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        inputs.parameters = _parameters(runner.encode(generator, inputs.x, inputs.label))
-        runner.draw(generator, inputs)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
-def _parameters(encoded: Outputs) -> Outputs:
-    return {name.removeprefix(PARAMETER): values for name, values in encoded.items() if name.startswith(PARAMETER)}
+def _keys(order: Order) -> Keys:
+    return Keys.of(SEED, order, order)
 
 
 def _orders(rows: int, size: int) -> list[Order]:
     """Which rows stand where: every row at least once, forwards, backwards, shuffled, and tiles partly filled."""
-    shuffled = np.random.default_rng(_SEED).permutation(rows)
+    shuffled = np.random.default_rng(SEED).permutation(rows)
     orders = []
     for order in (np.arange(rows), np.arange(rows)[::-1], shuffled):
         orders += [order[start : start + size] for start in range(0, rows, size)]
@@ -101,45 +162,5 @@ def _orders(rows: int, size: int) -> list[Order]:
     return orders
 
 
-def _rows(runner: Runner, generator: Generator, count: int) -> DrawInputs:
-    """Units of both kinds over rows that the model itself drew, so that they lie in its support."""
-    inputs = DrawInputs.zeros(generator, count)
-    inputs.source[:] = Source.PRIOR
-    inputs.seed[:], inputs.index[:], inputs.temperature[:] = _SEED, np.arange(count), 1
-    inputs.sampled[:] = True
-    inputs.label[:] = np.arange(count) % max(1, len(generator.blueprint.labels or ()))
-    inputs.wants = {"sample"}
-    x = runner.draw(generator, inputs)["sample"].astype(row_dtype(generator))
-    return replace(inputs, x=x, wants={"weights", "map", "sample", "mean"})
-
-
-def _run(runner: Runner, generator: Generator, rows: DrawInputs, order: Order, size: int) -> Outputs:
-    """Both stages on `rows[order]`, padded to `size`; odd rows draw from the posterior, even ones from the prior."""
-    count = len(order)
-    inputs = DrawInputs.zeros(generator, size)
-    for name in ("seed", "index", "temperature", "sampled", "x", "label"):
-        getattr(inputs, name)[:count] = getattr(rows, name)[order]
-    encoded = runner.encode(generator, inputs.x, inputs.label)
-    inputs.source[:count] = np.where(order % 2 == 1, Source.POSTERIOR, Source.PRIOR)
-    inputs.draw[:count] = order
-    inputs.wants = rows.wants
-    inputs.parameters = _parameters(encoded)
-    drawn = runner.draw(generator, inputs)
-    outputs = {name: values[:count] for name, values in (encoded | drawn).items()}
-    scored, odd = _scored(runner, generator, inputs), order % 2 == 1
-    agrees = all(values[:count][odd].tobytes() == outputs[name][odd].tobytes() for name, values in scored.items())
-    return outputs | {_AGREES: np.full(count, agrees)}
-
-
-def _scored(runner: Runner, generator: Generator, mixed: DrawInputs) -> Outputs:
-    """The tile's posterior draws without its other units: scored alone, they may take a shorter way."""
-    units = mixed.source == Source.POSTERIOR
-    if not units.any():
-        return {}
-    source = np.where(units, mixed.source, Source.GIVEN).astype(np.uint8)
-    return runner.draw(generator, replace(mixed, source=source, wants={"weights", "score"}))
-
-
-def _equal(outputs: Outputs, expected: Outputs, order: Order) -> bool:
-    # A tile without posterior units has no posterior densities: what is there must be equal.
-    return all(values.tobytes() == expected[name][order].tobytes() for name, values in outputs.items())
+def _equal(outputs: list[Array], expected: list[Array], order: Order) -> bool:
+    return all(mine.tobytes() == whole[order].tobytes() for mine, whole in zip(outputs, expected, strict=True))

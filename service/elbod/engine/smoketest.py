@@ -1,57 +1,75 @@
 """Every verb once through the engine before a version serves: one that cannot answer fails its load, and no request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elbod.engine.engine import Engine, Limits
+from elbod.engine.admission import Admission, Limits
+from elbod.engine.backends.base import Backend
+from elbod.engine.engine import Engine, Outcome
 from elbod.engine.jobs import Job, Samples, Verb, marginal_labels
 from elbod.engine.loading import Resident, load
-from elbod.engine.runner import Runner, row_dtype
+from elbod.engine.programs import row_dtype
+from elbod.engine.progress import Progress
+from elbod.engine.selftest import SEED
 from elbod.errors import ElbodError, ModelFailure
 from elbod.generators.base import mistaken_kl_estimator
 from elbod.generators.pareto import MIN_DRAWS
 from elbod_store import Manifest, ModelStore
 
-_SEED = 20_131_220
 # What callers may queue is no bound for a test.
 _UNBOUNDED = Limits(2**62, 2**62)
 
 
-def load_tested(store: ModelStore, manifest: Manifest, runner: Runner) -> Resident:
+def load_tested(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
     """The version, ready to serve and seen to answer every verb. Raises elbod_store errors or ModelFailure."""
-    resident = load(store, manifest, runner)
-    engine = Engine(runner, _UNBOUNDED)
-    engine.start()
+    resident = load(store, manifest, backend)
+    engine = Engine(backend, Admission(_UNBOUNDED))
     try:
-        _check_verbs(engine, resident, runner)
+        _check_verbs(engine, resident, backend)
     except ElbodError as error:
         raise ModelFailure(f"{resident} failed the self-test: {error}") from error
-    finally:
-        engine.drain(None)
     return resident
 
 
-def _check_verbs(engine: Engine, resident: Resident, runner: Runner) -> None:
+def _check_verbs(engine: Engine, resident: Resident, backend: Backend) -> None:
     """Of a row that the model itself draws, so that it lies in its support."""
     label = np.zeros(1, np.int64)
-    sample = Job(verb=Verb.SAMPLE, rows=1, seed=_SEED, label=label if resident.generator.conditional else None)
-    drawn = engine.submit(sample, resident).result().value
+    sample = Job(verb=Verb.SAMPLE, rows=1, seed=SEED, label=label if resident.generator.conditional else None)
+    (drawn,) = _answers(engine, resident, [sample])
     assert isinstance(drawn, Samples)
-    _check_kl_estimator(resident, drawn, label, runner)
-    for waiting in [engine.submit(job, resident) for job in _jobs(resident, sample, drawn)]:
-        waiting.result()
+    _check_kl_estimator(resident, drawn, label, backend)
+    _answers(engine, resident, _jobs(resident, sample, drawn))
+
+
+def _answers(engine: Engine, resident: Resident, jobs: Iterable[Job]) -> list[object]:
+    """What the engine answers to all jobs at once. Raises the first error."""
+    answers: list[object] = []
+
+    def settle(finished: Sequence[tuple[Progress, Outcome]]) -> None:
+        for _, outcome in finished:
+            if isinstance(outcome, ElbodError):
+                raise outcome
+            answers.append(outcome.value)
+
+    for job in jobs:
+        progress = Progress(job, resident, settle)
+        engine.admission.admit(progress)
+        engine.add(progress)
+    while engine.step():
+        pass
+    return answers
 
 
 @torch.inference_mode()
-def _check_kl_estimator(resident: Resident, drawn: Samples, label: NDArray[np.int64], runner: Runner) -> None:
+def _check_kl_estimator(resident: Resident, drawn: Samples, label: NDArray[np.int64], backend: Backend) -> None:
     generator = resident.generator
-    x = torch.from_numpy(drawn.x.astype(row_dtype(generator))).to(runner.device)
-    q = generator.encode(x, torch.from_numpy(label).to(runner.device) if generator.conditional else None)
-    if (mistake := mistaken_kl_estimator(generator, q, torch.from_numpy(drawn.z).to(runner.device))) is not None:
+    x = torch.from_numpy(drawn.x.astype(row_dtype(generator))).to(backend.device)
+    q = generator.encode(x, torch.from_numpy(label).to(backend.device) if generator.conditional else None)
+    if (mistake := mistaken_kl_estimator(generator, q, torch.from_numpy(drawn.z).to(backend.device))) is not None:
         raise ModelFailure(mistake)
 
 

@@ -49,10 +49,10 @@ def elbo(reconstruction: Floats, terms: LatentTerms[Floats]) -> Elbo:
 
 def bound(terms: Terms, samples: int) -> Elbo:
     """The ELBO of each row's first draws; where nothing has to be drawn, its error is zero."""
-    expected = terms.rows.expected_log_likelihood
+    expected = terms.rows.expected_reconstruction
     if expected is None or terms.label_log_prob is not None:
         return elbo(*sampled_bound(terms, samples))
-    exact = elbo(expected.reshape(len(expected), -1).sum(axis=-1)[:, None], _latent(terms, samples))
+    exact = elbo(expected[:, None], _latent(terms, samples))
     return replace(exact, standard_error=np.zeros_like(exact.elbo))
 
 

@@ -67,7 +67,7 @@ class Keys:
 
 
 def philox_4x32_10(even: Words, odd: Words, key: Words) -> None:
-    """Encrypt counters in place: words 0 and 2 in `even`, 1 and 3 in `odd`, (2, n, blocks) each, under key words (2, n).
+    """Encrypt counters in place: words 0 and 2 are `even`, 1 and 3 `odd`, (2, n, blocks) each; the key is (2, n).
 
     Words have 32 bits and lie in uint64 arrays. Both lanes of a round are one call each: on a small tile the calls
     cost more than the arithmetic.

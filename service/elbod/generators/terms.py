@@ -10,6 +10,7 @@ numpy arrays where bounds are reduced.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -90,11 +91,13 @@ class PathTerms(Generic[A]):
 class RowTerms(Generic[A]):
     """What each row contributes without a draw; None where the family has no closed form for it.
 
-    `expected_log_likelihood` is E_q[log p(x_i|z)] by element, (n, *event_shape); `log_evidence` is log p(x), (n,).
+    `expected_reconstruction` is E_q[log p(x|z)], (n,), and `expected_elements` the same by element, (n, *event_shape);
+    `log_evidence` is log p(x), (n,).
     """
 
     latent: ClosedForm[A] | None
-    expected_log_likelihood: A | None
+    expected_reconstruction: A | None
+    expected_elements: A | None
     log_evidence: A | None
 
 
@@ -120,8 +123,12 @@ class Terms:
 
 def row_terms(generator: "Generator", x: Tensor, q: "Posterior") -> RowTerms[Tensor]:
     """What rows x (n, *event_shape) with the posterior q contribute without a draw."""
+    elements = generator.expected_log_likelihood(x, q)
     return RowTerms(
-        generator.prior().closed_form(q.double()), generator.expected_log_likelihood(x, q), generator.log_evidence(x)
+        latent=generator.prior().closed_form(q.double()),
+        expected_reconstruction=None if elements is None else elements.flatten(1).sum(-1),
+        expected_elements=elements,
+        log_evidence=generator.log_evidence(x),
     )
 
 
@@ -147,7 +154,13 @@ def mapped(function: Callable[..., Any], *terms: Any) -> Any:
     first = terms[0]
     if first is None:
         return None
-    if is_dataclass(first):
-        names = [field.name for field in fields(first)]
-        return type(first)(*(mapped(function, *(getattr(value, name) for value in terms)) for name in names))
-    return function(*terms)
+    kind: type = type(first)
+    names = _fields(kind)
+    if names is None:
+        return function(*terms)
+    return kind(*[mapped(function, *[getattr(value, name) for value in terms]) for name in names])
+
+
+@cache
+def _fields(kind: type) -> tuple[str, ...] | None:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None

@@ -10,10 +10,10 @@ from typing import Any, Self, TypeVar, final
 import numpy as np
 
 from elbod.api.inputs import check_labels, check_rows
+from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.bulk import numbered, open_bulk
 from elbod.engine.jobs import Verb
 from elbod.engine.loading import Resident
-from elbod.engine.runner import Runner
 from elbod.engine.smoketest import load_tested
 from elbod.errors import ElbodError, InvalidInput, ModelFailure, StartupError
 from elbod.scale.output import Output
@@ -45,18 +45,18 @@ def patiently(action: Callable[[], _T], patience: float = _PATIENCE) -> _T:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def load_version(store: str, model: str, digest: str, device: str) -> tuple[Runner, Resident]:
+def load_version(store: str, model: str, digest: str, device: str) -> tuple[EagerBackend, Resident]:
     """The version of that digest, proved on this machine. Raises StartupError, ModelFailure and StoreError."""
-    runner = Runner.reproducible(device)
+    backend = EagerBackend.reproducible(device)
 
     def read() -> Resident:
         opened = ModelStore.open(store)
         manifest = opened.resolve(model)
         if manifest.digest != digest:
             raise StartupError(f"{model} in {store} has the digest {manifest.digest}, the job is for {digest}")
-        return load_tested(opened, manifest, runner)
+        return load_tested(opened, manifest, backend)
 
-    return runner, patiently(read)
+    return backend, patiently(read)
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ class Worker:
     """A loaded model and its engines, for one part after the other."""
 
     def __init__(
-        self, plan: Plan, source: Source | None, place: Place, loaded: tuple[Runner, Resident] | None = None
+        self, plan: Plan, source: Source | None, place: Place, loaded: tuple[EagerBackend, Resident] | None = None
     ) -> None:
         """Raises StartupError: this machine would give other bytes than the plan's; ModelFailure, StoreError."""
         self._plan, self._source = plan, source
-        runner, self._resident = loaded or load_version(place.store, plan.model, plan.digest, place.device)
+        backend, self._resident = loaded or load_version(place.store, plan.model, plan.digest, place.device)
         if self._resident.fingerprint != plan.fingerprint:
             raise StartupError(differs(plan.fingerprint, self._resident.fingerprint))
         self._output = Output(place.output)
         self._stack = ExitStack()
-        self._bulk = self._stack.enter_context(open_bulk(runner, place.engines))
+        self._bulk = self._stack.enter_context(open_bulk(backend, place.engines))
         if plan.verb is Verb.ENCODE:
             patiently(lambda: self._output.write_shared(self._resident.posterior_shared))
 

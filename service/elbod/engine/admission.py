@@ -1,0 +1,85 @@
+"""What may enter: bounds of what is admitted and not yet answered, decided before any work."""
+
+import threading
+from dataclasses import dataclass
+
+from elbod.engine.jobs import Job
+from elbod.engine.progress import Progress
+from elbod.errors import Draining, InvalidInput, QueueFull
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that all admitted jobs may take together: network passes and bytes."""
+
+    max_queue_rows: int = 1_048_576
+    max_queue_bytes: int = 512 * 1024**2
+
+
+class Admission:
+    """Counts what was admitted. Shared by all engines of a process, called from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._changed = threading.Condition()
+        self._jobs = self._passes = self._bytes = 0
+        self._passes_per_second: float | None = None
+        self._draining = False
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Passes and bytes that are admitted and not answered."""
+        return self._passes, self._bytes
+
+    def admit(self, progress: Progress) -> None:
+        """Count a job. Raises InvalidInput (larger than the whole queue), QueueFull, Draining."""
+        job, size = progress.job, progress.size
+        passes = progress.passes
+        self._refuse_oversized(job, passes, size)
+        with self._changed:
+            if self._draining:
+                raise Draining("the server is shutting down: try another one")
+            full = self._passes + passes > self.limits.max_queue_rows
+            if full or self._bytes + size > self.limits.max_queue_bytes:
+                raise QueueFull(
+                    f"the queue is full: {self._passes} row-draws and {self._bytes} bytes are waiting",
+                    retry_after=self._passes / (self._passes_per_second or self._passes),
+                )
+            self._jobs += 1
+            self._passes += passes
+            self._bytes += size
+
+    def leave(self, progress: Progress) -> bool:
+        """Count a job no longer that was answered or cancelled; False if that was done before."""
+        with self._changed:
+            if progress.closed:
+                return False
+            progress.closed = True
+            self._jobs -= 1
+            self._passes -= progress.passes
+            self._bytes -= progress.size
+            if not self._jobs and self._draining:
+                self._changed.notify_all()
+            return True
+
+    def drain(self, timeout: float | None) -> bool:
+        """Refuse new jobs and wait for the admitted ones; False if some were left when the time was up."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: not self._jobs, timeout)
+
+    def note_speed(self, passes_per_second: float) -> None:
+        """What a tile did: `Retry-After` is told by an average over some twenty of them."""
+        before = self._passes_per_second
+        self._passes_per_second = passes_per_second if before is None else 0.95 * before + 0.05 * passes_per_second
+
+    def _refuse_oversized(self, job: Job, passes: int, size: int) -> None:
+        for what, amount, limit in (
+            ("row-draws", passes, self.limits.max_queue_rows),
+            ("bytes", size, self.limits.max_queue_bytes),
+        ):
+            if amount > limit:
+                way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
+                if job.marginal_labels:
+                    way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
+                raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")

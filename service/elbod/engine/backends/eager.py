@@ -1,0 +1,98 @@
+"""PyTorch, one operation after the other: on a CPU, and on a GPU where nothing is captured."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elbod.engine import programs
+from elbod.engine.backends.base import Array
+from elbod.engine.programs import Drawn, Encoded, Inputs, Program
+from elbod.errors import StartupError
+from elbod.generators.base import Generator
+from elbod.generators.device import choose_device
+from elbod.generators.noise import Keys, Stream, Words, normals, uniforms
+
+
+def pin_thread() -> None:
+    """One intra-op thread for the calling thread. Whatever runs a model calls it first: matrix products of a thread
+    that never asked are split over all cores, and bytes depend on the split.
+    """
+    torch.set_num_threads(1)
+
+
+class HostTable:
+    """Rows in an array of this process, which tensors share."""
+
+    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._values = np.empty((capacity, *shape), dtype)
+
+    def write(self, slots: Array | np.int64, values: Array | Tensor) -> None:
+        given = values.numpy() if isinstance(values, Tensor) else values
+        if given.shape[1:] != self._values.shape[1:]:
+            raise ValueError(f"rows of shape {given.shape[1:]}, not {self._values.shape[1:]}")
+        self._values[slots] = given
+
+    def take(self, slots: Array) -> Tensor:
+        return torch.from_numpy(self._values.take(slots, axis=0))
+
+    def read(self, slots: Array) -> Array:
+        return self._values.take(slots, axis=0)
+
+    def grow(self, capacity: int) -> None:
+        grown = np.empty((capacity, *self._values.shape[1:]), self._values.dtype)
+        grown[: len(self._values)] = self._values
+        self._values = grown
+
+
+class EagerBackend:
+    """Eager PyTorch on the CPU."""
+
+    # Small tiles stay in a core's cache; small networks, whose rows cost little next to a tile, want them wide.
+    tiles: tuple[int, ...] = (4, 8, 16, 32)
+    wide_tiles: tuple[int, ...] = (64, 128)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @classmethod
+    def reproducible(cls, name: str) -> Self:
+        """A backend on the device of that name with what changes bytes fixed for the process: neither TF32 nor
+        autotuning, and one intra-op thread, also for what models compute once at load.
+
+        Raises StartupError.
+        """
+        try:
+            device = choose_device(name)
+        except ValueError as error:
+            raise StartupError(str(error)) from error
+        pin_thread()
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        return cls(device)
+
+    def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostTable:
+        return HostTable(capacity, shape, dtype)
+
+    def normals(self, keys: Keys, stream: Stream | Words, dimensions: int, size: int) -> Tensor:
+        values = np.zeros((size, dimensions), np.float32)
+        values[: len(keys)] = normals(keys, stream, dimensions)
+        return torch.from_numpy(values)
+
+    def uniforms(self, keys: Keys, shape: tuple[int, ...], size: int) -> Tensor:
+        values = np.full((size, *shape), 0.5)
+        values[: len(keys)] = uniforms(keys, Stream.OBSERVATION, values[0].size).reshape(-1, *shape)
+        return torch.from_numpy(values)
+
+    @torch.inference_mode()
+    def encode(self, generator: Generator, inputs: Inputs) -> Encoded:
+        return programs.encode(generator, inputs)
+
+    @torch.inference_mode()
+    def draw(self, generator: Generator, program: Program, inputs: Inputs) -> Drawn:
+        return programs.draw(generator, program, inputs)
+
+    def arrays(self, tensors: list[Tensor]) -> list[Array]:
+        return [tensor.numpy() for tensor in tensors]

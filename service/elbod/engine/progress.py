@@ -1,0 +1,214 @@
+"""How far a job is: which units come next, and where their outputs go.
+
+A job is worked in chunks of rows, so that its draws never take more memory than a chunk's: a chunk gets slots, is
+encoded, drawn (twice, if a pilot decides how often), and reduced to one number a row before the next begins.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
+from elbod.engine.loading import Resident
+from elbod.engine.programs import DATA, DRAW, ENCODE, SCORE, SCORE_MAP, End, Program, Source
+from elbod.engine.slots import SlotNumbers, Slots
+from elbod.generators.base import Generator
+from elbod.generators.noise import Keys, Stream, uniforms
+
+# Row-draws held at once by one job, and bytes of q(z|x): a hierarchy's are whole images of features.
+CHUNK = 4096
+CHUNK_BYTES = 64 * 1024**2
+# Tiles of rows that are encoded before they are drawn.
+_CHUNK_TILES = 2
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Rows of a job that are in slots. A row under each of the labels that are marginalized over is an item; items of
+    a row are contiguous, and so are draws of an item."""
+
+    first: int
+    rows: int
+    slots: SlotNumbers
+    encoded: int
+    # Equally many draws an item, or one number an item.
+    draws: int | Counts
+    pilot: bool
+    total: int = 0
+    ends: Counts | None = None
+    drawn: int = 0
+    settled: int = 0
+    # Of each row's draws those that make its ELBO; of the others only importance weights.
+    samples: int | Counts = 0
+    # Outputs of the draws so far, in order, one tuple of arrays a tile, and their type.
+    pieces: list[tuple[Array, ...]] = field(default_factory=list)
+    pieces_type: Any = None
+    map: Array | None = None
+
+    def begin_draws(self, draws: int | Counts, *, pilot: bool) -> None:
+        """Draw equally many, or a number an item, from the beginning."""
+        self.draws, self.pilot = draws, pilot
+        if isinstance(draws, int):
+            self.total = len(self.slots) * draws
+        else:
+            self.ends = np.cumsum(draws)
+            self.total = int(self.ends[-1])
+        self.drawn = self.settled = 0
+        self.pieces = []
+
+    def units(self, start: int, count: int) -> tuple[Counts, Counts]:
+        """(item, draw) of the units from `start` on."""
+        units = np.arange(start, start + count)
+        if isinstance(self.draws, int):
+            return (units, np.zeros(count, np.int64)) if self.draws == 1 else np.divmod(units, self.draws)
+        assert self.ends is not None
+        items = np.searchsorted(self.ends, units, side="right")
+        return items, units - (self.ends - self.draws)[items]
+
+
+class Progress:
+    """One admitted job. `closed` says that it was answered, failed or cancelled."""
+
+    __slots__ = (
+        "_rows_at_once",
+        "admitted",
+        "chunk",
+        "closed",
+        "deliver",
+        "job",
+        "kind",
+        "passes",
+        "program",
+        "resident",
+        "results",
+        "size",
+        "started",
+    )
+
+    def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
+        self.job, self.resident, self.deliver = job, resident, deliver
+        self.size, self.passes = work_bytes(job, resident.generator), job.row_draws
+        self._rows_at_once = self._chunk_rows()
+        self.admitted = time.monotonic()
+        self.started: float | None = None
+        self.closed = False
+        self.chunk: Chunk | None = None
+        self.program = _program(job)
+        self.results: dict[str, Array] = {}
+        # Chunks of jobs of one kind are reduced by the same formulas, row by row.
+        counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
+        self.kind = (resident, self.program, *counts, job.label is None, job.binarize)
+
+    @property
+    def next_program(self) -> Program:
+        """What the next units run."""
+        chunk = self.chunk
+        if chunk is None:
+            return self.program if self.job.x is None else ENCODE
+        return ENCODE if chunk.encoded < len(chunk.slots) else self._drawn_by(chunk)
+
+    def _drawn_by(self, chunk: Chunk) -> Program:
+        return SCORE if chunk.pilot else self.program
+
+    @property
+    def units(self) -> int:
+        """Units that may run now: 0 while the chunk waits for what is running."""
+        chunk = self.chunk
+        if chunk is None:
+            rows = min(self.job.rows, self._rows_at_once)
+            return rows * self.job.copies * (1 if self.job.x is not None else self.job.draws)
+        return len(chunk.slots) - chunk.encoded if chunk.encoded < len(chunk.slots) else chunk.total - chunk.drawn
+
+    def _chunk_rows(self) -> int:
+        job, resident = self.job, self.resident
+        draws = job.draws if job.target_standard_error is None else PILOT_DRAWS
+        rows = min(
+            CHUNK // job.copies // max(1, draws),
+            CHUNK_BYTES // (resident.row_bytes * job.copies),
+            _CHUNK_TILES * resident.sizes[-1],
+        )
+        return max(1, rows)
+
+    def begin(self, slots: Slots) -> Chunk:
+        """Put the first or the next rows of the job into slots."""
+        job, first = self.job, 0 if self.chunk is None else self.chunk.first + self.chunk.rows
+        rows = min(job.rows - first, self._rows_at_once)
+        numbers = slots.acquire(rows * job.copies)
+        encoded = 0 if job.x is not None else len(numbers)
+        self.chunk = chunk = Chunk(first, rows, numbers, encoded, 0, pilot=False, samples=job.num_samples)
+        pilot = job.target_standard_error is not None
+        chunk.begin_draws(PILOT_DRAWS if pilot else job.draws, pilot=pilot)
+        if job.reconstruction_map:
+            chunk.map = np.zeros((len(numbers), *self.resident.generator.event_shape))
+        self._fill(chunk, slots)
+        return chunk
+
+    def _fill(self, chunk: Chunk, slots: Slots) -> None:
+        job, at = self.job, slice(chunk.first, chunk.first + chunk.rows)
+        # One row by its number: numpy takes ten times as long with an array of one.
+        alone = len(chunk.slots) == 1
+        where = chunk.slots[0] if alone else chunk.slots
+        slots.seed[where] = job.seed
+        places = 0 if alone else np.arange(len(chunk.slots), dtype=np.uint64) // np.uint64(job.copies)
+        slots.index[where] = job.first_index + at.start + places
+        if job.x is not None:
+            x = job.x[at] if job.binarize is None else self._binarized(at)
+            slots.write_rows(where, x if job.copies == 1 else np.repeat(x, job.copies, axis=0))
+        if job.z is not None:
+            slots.write("z", where, job.z[at], np.float32)
+        if job.label is not None:
+            slots.write("label", where, job.label[at], np.int64)
+        elif job.marginal_labels:
+            slots.write("label", where, np.tile(np.arange(job.copies), chunk.rows), np.int64)
+        if job.verb is Verb.SAMPLE:
+            slots.write("temperature", where, np.full((len(chunk.slots), 1), job.temperature, np.float32), np.float32)
+
+    def _binarized(self, at: slice) -> Array:
+        job = self.job
+        assert job.x is not None
+        x: Array = job.x[at]
+        # Compared in the request's own dtype: 0.5 + 1e-9 is above one half in float64.
+        if job.binarize == "threshold":
+            return x > 0.5
+        index = np.arange(job.first_index + at.start, job.first_index + at.stop, dtype=np.uint64)
+        u = uniforms(Keys.of(job.seed, index), Stream.BINARIZATION, x[0].size)
+        return u.reshape(x.shape) < x
+
+    def row(self, item: int) -> int:
+        """The job's row of an item of the chunk."""
+        return (0 if self.chunk is None else self.chunk.first) + item // self.job.copies
+
+    def place(self, row: int) -> str:
+        """What a caller calls that row."""
+        return f"row {row}" if self.given is None else f"{self.given}[{row}]"
+
+    @property
+    def given(self) -> str | None:
+        """Which rows the caller gave."""
+        return "x" if self.job.x is not None else "z" if self.job.z is not None else None
+
+
+def _program(job: Job) -> Program:
+    if job.verb is Verb.ELBO:
+        return SCORE_MAP if job.reconstruction_map else SCORE
+    if job.verb is Verb.ENCODE:
+        return DRAW
+    source = Source.GIVEN if job.z is not None else Source.PRIOR if job.x is None else Source.POSTERIOR
+    return DATA[source, End.SAMPLE if job.output == "sample" else End.MEAN]
+
+
+def work_bytes(job: Job, generator: Generator) -> int:
+    """Memory that a job holds while it is admitted: its inputs, its results, and one chunk of draws."""
+    event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
+    given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
+    drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
+    mapped = (job.rows + min(job.rows * job.copies, CHUNK)) * event_dims * 8 if job.reconstruction_map else 0
+    columns = job.rows * 512
+    samples = job.rows * event_dims * 8 if job.verb == "sample" else 0
+    return given + drawn + mapped + columns + samples + min(job.row_draws, CHUNK) * (latent_dim * 8 + 64)

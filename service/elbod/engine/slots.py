@@ -1,0 +1,100 @@
+"""Rows in flight: tables of fixed width, in which each row of each job has a slot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elbod.engine.backends.base import Array, Backend, Table
+from elbod.engine.programs import Encoded
+from elbod.generators.noise import Keys
+from elbod.generators.terms import leaves, mapped
+
+SlotNumbers = NDArray[np.int64]
+
+_CAPACITY = 256
+
+
+class Slots:
+    """The tables of one model. A row is copied to the device once, however many draws it has.
+
+    Rows of jobs get slots when the jobs are worked, as many as the job's chunk has, so that nobody waits for slots:
+    the tables grow, and admission bounds how far.
+    """
+
+    def __init__(self, backend: Backend, row_dtype: type[np.floating[Any]]) -> None:
+        self._backend, self._row_dtype = backend, row_dtype
+        self._free = list(range(_CAPACITY))[::-1]
+        self._capacity = _CAPACITY
+        self._tables: dict[str, Table] = {}
+        self._row_terms: list[Array] = []
+        self._row_terms_type: Any = None
+        self.seed, self.index = np.zeros(_CAPACITY, np.uint64), np.zeros(_CAPACITY, np.uint64)
+
+    def acquire(self, count: int) -> SlotNumbers:
+        """Slots for `count` rows."""
+        while len(self._free) < count:
+            self._grow()
+        taken = self._free[-count:]
+        del self._free[-count:]
+        taken.reverse()
+        return np.array(taken)
+
+    def release(self, slots: SlotNumbers) -> None:
+        self._free += slots.tolist()[::-1]
+
+    def _grow(self) -> None:
+        before, self._capacity = self._capacity, 2 * self._capacity
+        for table in self._tables.values():
+            table.grow(self._capacity)
+        self.seed, self.index = np.resize(self.seed, self._capacity), np.resize(self.index, self._capacity)
+        self._row_terms = [np.resize(values, (self._capacity, *values.shape[1:])) for values in self._row_terms]
+        self._free = list(range(before, self._capacity))[::-1] + self._free
+
+    def write_rows(self, slots: SlotNumbers | np.int64, x: Array) -> None:
+        """Set x, in the dtype that holds every request's values."""
+        self.write("x", slots, x, self._row_dtype)
+
+    def write(self, name: str, slots: SlotNumbers | np.int64, values: Array, dtype: Any) -> None:
+        """Set an input of rows."""
+        if name not in self._tables:
+            self._tables[name] = self._backend.table(self._capacity, values.shape[1:], np.dtype(dtype))
+        self._tables[name].write(slots, values)
+
+    def take(self, name: str, slots: SlotNumbers) -> Tensor:
+        """An input of rows, on the device."""
+        return self._tables[name].take(slots)
+
+    def keys(self, slots: SlotNumbers, draws: Array) -> Keys:
+        """Noise keys of draws of rows."""
+        return Keys(self.seed[slots], self.index[slots], draws)
+
+    def keep(self, slots: SlotNumbers, encoded: Encoded) -> None:
+        """Keep the first outputs of a tile of encoded rows for their draws."""
+        for name, parameter in encoded.parameters.items():
+            key = f"q.{name}"
+            if key not in self._tables:
+                dtype = np.dtype(str(parameter.dtype).removeprefix("torch."))
+                self._tables[key] = self._backend.table(self._capacity, tuple(parameter.shape[1:]), dtype)
+            self._tables[key].write(slots, parameter[: len(slots)])
+        outputs = self._backend.arrays(leaves(encoded.terms))
+        if self._row_terms_type is None:
+            self._row_terms_type = mapped(lambda _: True, encoded.terms)
+            self._row_terms = [np.empty((self._capacity, *values.shape[1:]), values.dtype) for values in outputs]
+        for kept, output in zip(self._row_terms, outputs, strict=True):
+            kept[slots] = output[: len(slots)]
+
+    def parameters(self, names: Mapping[str, Any], slots: SlotNumbers) -> dict[str, Tensor]:
+        """Parameters of q(z|x), on the device."""
+        return {name: self._tables[f"q.{name}"].take(slots) for name in names}
+
+    def read_parameters(self, names: Mapping[str, Any], slots: SlotNumbers) -> dict[str, Array]:
+        """The same on the host."""
+        return {name: self._tables[f"q.{name}"].read(slots) for name in names}
+
+    def row_terms(self, slots: SlotNumbers) -> Any:
+        """`RowTerms` of encoded rows, on the host."""
+        tables = iter(self._row_terms)
+        return mapped(lambda _: next(tables)[slots], self._row_terms_type)
