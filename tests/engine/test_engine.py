@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.compute import Compute
-from elbod.engine.engine import Outcome
 from elbod.engine.jobs import Encodings, Job, Result, Samples, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.progress import Progress
+from elbod.engine.settling import Outcome
 from elbod.errors import Draining, InvalidInput, ModelFailure, QueueFull
 from elbod.generators.base import Generator
 from elbod.generators.likelihoods import Observation
@@ -124,14 +124,14 @@ def test_a_cancel_changes_no_neighbours_bytes(
 class CountingBackend(EagerBackend):
     """Counts the tiles that were begun."""
 
-    tiles = 0
+    begun = 0
 
     def encode(self, *arguments: Any) -> Any:
-        self.tiles += 1
+        self.begun += 1
         return super().encode(*arguments)
 
     def draw(self, *arguments: Any) -> Any:
-        self.tiles += 1
+        self.begun += 1
         return super().draw(*arguments)
 
 
@@ -148,8 +148,8 @@ def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
     begun, waited, enough = [0], [], threading.Event()
 
     def answered(_: Sequence[tuple[Progress, Outcome]]) -> None:
-        waited.append(backend.tiles - begun[0] - 2)
-        begun[0] = backend.tiles
+        waited.append(backend.begun - begun[0] - 2)
+        begun[0] = backend.begun
         if len(waited) == 20:
             enough.set()
         else:

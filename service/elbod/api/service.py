@@ -19,12 +19,12 @@ from elbod.api.metrics import Metrics
 from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.compute import Compute
-from elbod.engine.engine import Outcome
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.poller import Poller, delays
 from elbod.engine.progress import Progress
 from elbod.engine.residents import Residents
+from elbod.engine.settling import Outcome
 from elbod.engine.threads import Threads
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError, shown
 from elbod.settings import Settings

@@ -13,10 +13,11 @@ from elbod.engine.admission import Admission, Limits
 from elbod.engine.backends.base import Backend
 from elbod.engine.backends.eager import pin_thread
 from elbod.engine.counters import WorkCounters
-from elbod.engine.engine import Deliver, Engine, Outcome
+from elbod.engine.engine import Deliver, Engine
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.progress import Progress
+from elbod.engine.settling import Outcome
 from elbod.errors import ElbodError
 
 logger = logging.getLogger(__name__)

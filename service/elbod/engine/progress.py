@@ -43,7 +43,9 @@ class Chunk:
     total: int = 0
     ends: Counts | None = None
     drawn: int = 0
-    settled: int = 0
+    # Tiles that run with units of the chunk, and units whose outputs are not there yet.
+    running: int = 0
+    unsettled: int = 0
     # Of each row's draws those that make its ELBO; of the others only importance weights.
     samples: int | Counts = 0
     # Outputs of the draws so far, in order, one tuple of arrays a tile, and their type.
@@ -59,7 +61,8 @@ class Chunk:
         else:
             self.ends = np.cumsum(draws)
             self.total = int(self.ends[-1])
-        self.drawn = self.settled = 0
+        self.unsettled += self.total
+        self.drawn = 0
         self.pieces = []
 
     def units(self, start: int, count: int) -> tuple[Counts, Counts]:
@@ -118,7 +121,7 @@ class Progress:
 
     @property
     def units(self) -> int:
-        """Units that may run now: 0 while the chunk waits for what is running."""
+        """Units that may run now: 0 once the whole chunk has been taken."""
         chunk = self.chunk
         if chunk is None:
             rows = min(self.job.rows, self._rows_at_once)
@@ -142,6 +145,7 @@ class Progress:
         numbers = slots.acquire(rows * job.copies)
         encoded = 0 if job.x is not None else len(numbers)
         self.chunk = chunk = Chunk(first, rows, numbers, encoded, 0, pilot=False, samples=job.num_samples)
+        chunk.unsettled = len(numbers) - encoded
         pilot = job.target_standard_error is not None
         chunk.begin_draws(PILOT_DRAWS if pilot else job.draws, pilot=pilot)
         if job.reconstruction_map:

@@ -61,7 +61,7 @@ class SelfTest:
         drawn = backend.draw(generator, DATA[Source.PRIOR, End.SAMPLE], inputs)
         assert drawn.sample is not None
         assert drawn.z is not None
-        x, self._z = backend.arrays([drawn.sample, drawn.z])
+        x, self._z = backend.fetch([drawn.sample, drawn.z])()
         self._x = x.astype(row_dtype(generator))
 
     def run(self, wide: Sequence[int]) -> Proved:
@@ -111,7 +111,7 @@ class SelfTest:
             encoded = self._backend.encode(self._generator, inputs)
             noise = self._noise(Stream.POSTERIOR, order, len(order))
             scored = Inputs(x=inputs.x, label=inputs.label, parameters=encoded.parameters, noise=noise)
-            self._backend.arrays(leaves(self._backend.draw(self._generator, SCORE, scored)))
+            self._backend.fetch(leaves(self._backend.draw(self._generator, SCORE, scored)))()
             taken.append(clock() - started)
         return min(taken)
 
@@ -132,7 +132,7 @@ class SelfTest:
                 u=uniforms,
             )
             tensors += leaves(self._backend.draw(self._generator, proof, given))
-        return [values[: len(order)] for values in self._backend.arrays(tensors)]
+        return [values[: len(order)] for values in self._backend.fetch(tensors)()]
 
     def _inputs(self, order: Order, size: int) -> Inputs:
         padded = np.concatenate([order, np.repeat(order[-1:], size - len(order))])

@@ -1,6 +1,6 @@
 """Rows in flight: tables of fixed width, in which each row of each job has a slot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbod.engine.backends.base import Array, Backend, Table
-from elbod.engine.programs import Encoded
+from elbod.engine.programs import ENCODE, Program
 from elbod.generators.noise import Keys
-from elbod.generators.terms import leaves, mapped
+from elbod.generators.terms import mapped
 
 SlotNumbers = NDArray[np.int64]
 
@@ -30,7 +30,8 @@ class Slots:
         self._capacity = _CAPACITY
         self._tables: dict[str, Table] = {}
         self._row_terms: list[Array] = []
-        self._row_terms_type: Any = None
+        # What each program's outputs are made of.
+        self.types: dict[Program, Any] = {}
         self.seed, self.index = np.zeros(_CAPACITY, np.uint64), np.zeros(_CAPACITY, np.uint64)
 
     def acquire(self, count: int) -> SlotNumbers:
@@ -71,17 +72,18 @@ class Slots:
         """Noise keys of draws of rows."""
         return Keys(self.seed[slots], self.index[slots], draws)
 
-    def keep(self, slots: SlotNumbers, encoded: Encoded) -> None:
-        """Keep the first outputs of a tile of encoded rows for their draws."""
-        for name, parameter in encoded.parameters.items():
+    def keep_parameters(self, slots: SlotNumbers, parameters: Mapping[str, Tensor]) -> None:
+        """Keep the first parameters of q(z|x) of a tile for the draws of its rows."""
+        for name, parameter in parameters.items():
             key = f"q.{name}"
             if key not in self._tables:
                 dtype = np.dtype(str(parameter.dtype).removeprefix("torch."))
                 self._tables[key] = self._backend.table(self._capacity, tuple(parameter.shape[1:]), dtype)
             self._tables[key].write(slots, parameter[: len(slots)])
-        outputs = self._backend.arrays(leaves(encoded.terms))
-        if self._row_terms_type is None:
-            self._row_terms_type = mapped(lambda _: True, encoded.terms)
+
+    def keep_row_terms(self, slots: SlotNumbers, outputs: Sequence[Array]) -> None:
+        """Keep the first `RowTerms` of a tile, as its arrays, for the end of their draws."""
+        if not self._row_terms:
             self._row_terms = [np.empty((self._capacity, *values.shape[1:]), values.dtype) for values in outputs]
         for kept, output in zip(self._row_terms, outputs, strict=True):
             kept[slots] = output[: len(slots)]
@@ -97,4 +99,4 @@ class Slots:
     def row_terms(self, slots: SlotNumbers) -> Any:
         """`RowTerms` of encoded rows, on the host."""
         tables = iter(self._row_terms)
-        return mapped(lambda _: next(tables)[slots], self._row_terms_type)
+        return mapped(lambda _: next(tables)[slots], self.types[ENCODE])

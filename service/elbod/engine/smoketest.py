@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from elbod.engine.admission import Admission, Limits
 from elbod.engine.backends.base import Backend
-from elbod.engine.engine import Engine, Outcome
+from elbod.engine.engine import Engine
 from elbod.engine.jobs import Job, Samples, Verb, marginal_labels
 from elbod.engine.loading import Resident, load
 from elbod.engine.programs import row_dtype
 from elbod.engine.progress import Progress
 from elbod.engine.selftest import SEED
+from elbod.engine.settling import Outcome
 from elbod.errors import ElbodError, ModelFailure
 from elbod.generators.base import mistaken_kl_estimator
 from elbod.generators.pareto import MIN_DRAWS

@@ -1,5 +1,6 @@
 """The protocol of a backend."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,10 @@ from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, Words
 
 Array = NDArray[Any]
+
+
+# Waits for outputs on their way to the host, and returns them.
+Fetched = Callable[[], list[Array]]
 
 
 class Table(Protocol):
@@ -34,6 +39,8 @@ class Backend(Protocol):
     """Runs programs on one device."""
 
     device: torch.device
+    # Whether the device computes while this thread goes on.
+    overlaps: bool
     # Candidates for the sizes of tiles, ascending: those that are proved, and those that time alone decides about.
     tiles: tuple[int, ...]
     wide_tiles: tuple[int, ...]
@@ -53,5 +60,5 @@ class Backend(Protocol):
     def draw(self, generator: Generator, program: Program, inputs: Inputs) -> Drawn:
         """Run any other program; the outputs stay on the device."""
 
-    def arrays(self, tensors: list[Tensor]) -> list[Array]:
-        """Copies or views of outputs on the host."""
+    def fetch(self, tensors: Sequence[Tensor]) -> Fetched:
+        """Begin to bring outputs to the host. The call that is returned waits for them."""

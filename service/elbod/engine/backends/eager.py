@@ -1,5 +1,6 @@
 """PyTorch, one operation after the other: on a CPU, and on a GPU where nothing is captured."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elbod.engine import programs
-from elbod.engine.backends.base import Array
+from elbod.engine.backends.base import Array, Fetched
 from elbod.engine.programs import Drawn, Encoded, Inputs, Program
 from elbod.errors import StartupError
 from elbod.generators.base import Generator
@@ -50,6 +51,7 @@ class EagerBackend:
     """Eager PyTorch on the CPU."""
 
     # Small tiles stay in a core's cache; small networks, whose rows cost little next to a tile, want them wide.
+    overlaps = False
     tiles: tuple[int, ...] = (4, 8, 16, 32)
     wide_tiles: tuple[int, ...] = (64, 128)
 
@@ -94,5 +96,6 @@ class EagerBackend:
     def draw(self, generator: Generator, program: Program, inputs: Inputs) -> Drawn:
         return programs.draw(generator, program, inputs)
 
-    def arrays(self, tensors: list[Tensor]) -> list[Array]:
-        return [tensor.numpy() for tensor in tensors]
+    def fetch(self, tensors: Sequence[Tensor]) -> Fetched:
+        arrays = [tensor.numpy() for tensor in tensors]
+        return lambda: arrays

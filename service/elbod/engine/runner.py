@@ -1,0 +1,133 @@
+"""The mechanism: gathers a tile's inputs, runs its program, and hands its outputs out. Decides nothing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from elbod.engine.backends.base import Array, Backend, Fetched
+from elbod.engine.loading import Resident
+from elbod.engine.programs import ENCODE, Encoded, End, Inputs, Program, Source, row_dtype
+from elbod.engine.slots import SlotNumbers, Slots
+from elbod.engine.work import Share, Work
+from elbod.generators.noise import Stream
+from elbod.generators.terms import leaves, mapped
+
+
+class Launched(NamedTuple):
+    """A tile that runs or has run, with what will be its outputs, or the error that it raised."""
+
+    work: Work
+    outputs: Fetched | None
+    error: BaseException | None
+
+
+class Runner:
+    """Runs tiles on one backend, from the tables of each model."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._slots: WeakKeyDictionary[Resident, Slots] = WeakKeyDictionary()
+
+    def slots(self, resident: Resident) -> Slots:
+        """The tables of a model."""
+        found = self._slots.get(resident)
+        if found is None:
+            found = self._slots[resident] = Slots(self.backend, row_dtype(resident.generator))
+        return found
+
+    def launch(self, work: Work) -> Launched:
+        """Begin to run a tile. Whatever a model raises, SystemExit too, is an error of its tile."""
+        try:
+            return Launched(work, self._run(work), None)
+        except BaseException as error:
+            return Launched(work, None, error)
+
+    def outputs(self, launched: Launched) -> tuple[Array, ...]:
+        """The outputs of a tile's draws, once they are there; none of a tile of rows, whose outputs stay in the tables.
+        Raises what the model raised.
+        """
+        if launched.error is not None:
+            raise launched.error
+        assert launched.outputs is not None
+        work, arrays = launched.work, tuple(launched.outputs())
+        if wrong := [values.shape for values in arrays if values.shape[:1] != (work.size,)]:
+            raise ValueError(f"an output has shape {wrong[0]} for {work.size} rows")
+        if work.program is not ENCODE:
+            return arrays
+        self.slots(work.resident).keep_row_terms(_joined([share.slots for share in work.shares]), arrays)
+        return ()
+
+    def culprit(self, work: Work) -> int:
+        """The first unit of a tile's only share that its model fails on: the last of the shortest part that fails."""
+        (share,) = work.shares
+        least, most = 1, len(share.slots)
+        while least < most:
+            middle = (least + most) // 2
+            try:
+                self.outputs(self.launch(work.alone(share.first(middle))))
+                least = middle + 1
+            except BaseException:  # of whatever kind, as before
+                most = middle
+        return least - 1
+
+    def _run(self, work: Work) -> Fetched:
+        resident, program, size, shares = work
+        slots, generator = self.slots(resident), resident.generator
+        numbers = _joined([share.slots for share in shares])
+        # Padding repeats a unit: it must be as proper as any.
+        padded = numbers if len(numbers) == size else np.append(numbers, [numbers[-1]] * (size - len(numbers)))
+        label = slots.take("label", padded) if generator.conditional else None
+        if program is ENCODE:
+            encoded = self.backend.encode(generator, Inputs(x=slots.take("x", padded), label=label))
+            _check_parameters(encoded, resident, size)
+            slots.keep_parameters(numbers, encoded.parameters)
+            outputs: Any = encoded.terms
+        else:
+            given = self._draw_inputs(resident, program, padded, shares)
+            outputs = self.backend.draw(generator, program, Inputs(label=label, **given))
+        if program not in slots.types:
+            slots.types[program] = mapped(lambda _: True, outputs)
+        return self.backend.fetch(leaves(outputs))
+
+    def _draw_inputs(
+        self, resident: Resident, program: Program, padded: SlotNumbers, shares: Sequence[Share]
+    ) -> dict[str, Any]:
+        slots, size, inputs = self.slots(resident), len(padded), dict[str, Any]()
+        draws = _joined([share.draws for share in shares])
+        keys = slots.keys(padded[: len(draws)], draws.astype(np.uint64))
+        if program.source is Source.GIVEN:
+            inputs["z"] = slots.take("z", padded)
+        elif program.source is Source.PRIOR:
+            dimensions = resident.generator.prior().noise_dimensions
+            inputs["noise"] = self.backend.normals(keys, Stream.PRIOR, dimensions, size)
+        else:
+            inputs["noise"] = self.backend.normals(keys, _streams(shares), resident.noise_dimensions, size)
+            inputs["parameters"] = slots.parameters(resident.row_shapes, padded)
+        if End.SAMPLE in program.ends:
+            inputs["u"] = self.backend.uniforms(keys, resident.generator.event_shape, size)
+        if program.ends & {End.SAMPLE, End.MEAN} and program.source is not Source.GIVEN:
+            inputs["temperature"] = slots.take("temperature", padded)
+        if program.ends & {End.TERMS, End.MAP}:
+            inputs["x"] = slots.take("x", padded)
+        return inputs
+
+
+def _streams(shares: Sequence[Share]) -> Any:
+    """The noise stream of a tile, or one a unit: pilots draw from q(z|x) with noise of their own."""
+    streams = [Stream.PILOT if share.chunk.pilot else Stream.POSTERIOR for share in shares]
+    if len(set(streams)) == 1:
+        return streams[0]
+    return np.repeat(streams, [len(share.slots) for share in shares]).astype(np.uint64)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _check_parameters(encoded: Encoded, resident: Resident, size: int) -> None:
+    """Parameters of q(z|x) have the shapes of the load: others would fail all rows of a tile later."""
+    for name, shape in resident.row_shapes.items():
+        if (found := tuple(encoded.parameters[name].shape)) != (size, *shape):
+            raise ValueError(f"{name} has shape {found}, not {(size, *shape)}")

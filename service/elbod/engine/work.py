@@ -1,0 +1,73 @@
+"""A tile that may run: which units of which jobs, and where their rows are."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from elbod.engine.jobs import Stage
+from elbod.engine.loading import Resident
+from elbod.engine.programs import ENCODE, Program
+from elbod.engine.progress import Chunk, Counts, Progress
+from elbod.engine.slots import SlotNumbers, Slots
+
+_ZEROS = np.zeros(256, np.int64)
+
+
+class Share(NamedTuple):
+    """Consecutive units of one job in a tile: the slots of their rows, and their draws."""
+
+    progress: Progress
+    chunk: Chunk
+    start: int
+    slots: SlotNumbers
+    draws: Counts
+
+    def first(self, count: int) -> "Share":
+        """The first units alone."""
+        return self._replace(slots=self.slots[:count], draws=self.draws[:count])
+
+    def item(self, program: Program, unit: int) -> int:
+        """The item of the chunk that a unit belongs to."""
+        place = self.start + unit
+        return place if program is ENCODE else int(self.chunk.units(place, 1)[0][0])
+
+
+class Work(NamedTuple):
+    """Units of several jobs for one program of one model, padded to `size`."""
+
+    resident: Resident
+    program: Program
+    size: int
+    shares: tuple[Share, ...]
+
+    @property
+    def units(self) -> int:
+        return sum(len(share.slots) for share in self.shares)
+
+    @property
+    def stage(self) -> Stage:
+        return Stage.ENCODE if self.program is ENCODE else Stage.DRAW
+
+    def alone(self, share: Share) -> "Work":
+        """One share in a tile of the same size."""
+        return self._replace(shares=(share,))
+
+
+def take(progress: Progress, units: int, slots: Slots) -> Share:
+    """The next units of a job, whose first rows get slots if they have none."""
+    chunk = progress.chunk or progress.begin(slots)
+    chunk.running += 1
+    if chunk.encoded < len(chunk.slots):
+        start = chunk.encoded
+        chunk.encoded += units
+        return Share(progress, chunk, start, chunk.slots[start : chunk.encoded], _first_draws(units))
+    start = chunk.drawn
+    chunk.drawn += units
+    if isinstance(chunk.draws, int) and chunk.draws == 1:
+        return Share(progress, chunk, start, chunk.slots[start : chunk.drawn], _first_draws(units))
+    items, draws = chunk.units(start, units)
+    return Share(progress, chunk, start, chunk.slots[items], draws)
+
+
+def _first_draws(units: int) -> Counts:
+    return _ZEROS[:units] if units <= len(_ZEROS) else np.zeros(units, np.int64)
