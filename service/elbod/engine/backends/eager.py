@@ -33,7 +33,7 @@ class HostTable:
         given = values.numpy() if isinstance(values, Tensor) else values
         if given.shape[1:] != self._values.shape[1:]:
             raise ValueError(f"rows of shape {given.shape[1:]}, not {self._values.shape[1:]}")
-        self._values[slots] = given
+        self._values[slots] = given if slots.ndim else given[0]
 
     def take(self, slots: Array) -> Tensor:
         return torch.from_numpy(self._values.take(slots, axis=0))
