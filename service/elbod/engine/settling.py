@@ -59,9 +59,13 @@ def _keep_draws(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
 
 def settle(complete: Sequence[Progress], slots: Slots) -> list[tuple[Progress, Outcome | None]]:
     """Each of the jobs whose chunk is complete with its outcome, None if it goes on with draws or rows."""
-    pilots = [progress for progress in complete if _chunk(progress).pilot]
-    outcomes = [(progress, _end_pilot(progress, slots)) for progress in pilots]
-    for group in reduced_together([progress for progress in complete if not _chunk(progress).pilot]):
+    outcomes, drawn = list[tuple[Progress, Outcome | None]](), list[Progress]()
+    for progress in complete:
+        if _chunk(progress).pilot:
+            outcomes.append((progress, _end_pilot(progress, slots)))
+        else:
+            drawn.append(progress)
+    for group in reduced_together(drawn):
         outcomes += _reduce(group, slots)
     return outcomes
 
