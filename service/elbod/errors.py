@@ -19,6 +19,7 @@
     |   `-- HeadersTooLarge         431  over the limit of all headers together
     |-- NotReady                    503  no model loaded yet, or the store cannot be reached
     |-- Draining                    503  the server is shutting down
+    |-- OutOfMemory                 503  the device has no memory for what a job needs at once
     |-- DeadlineExceeded            504  the work was dropped, not finished
     |-- ModelFailure                500  a model raised, or drew from its prior what is not finite
     `-- StartupError                     the command cannot start: exit code 1
@@ -148,6 +149,10 @@ class DamagedStore(ModelFailure):
     """Something in the model store is damaged: neither the caller's fault nor a bug of the server."""
 
 
+class OutOfMemory(ElbodError):
+    """The device has no memory for what a job needs at once."""
+
+
 class StartupError(ElbodError):
     """A command cannot start; the message is the one line that the user sees."""
 
@@ -172,5 +177,6 @@ STATUS: dict[type[ElbodError], int] = {
     DamagedStore: 502,
     NotReady: 503,
     Draining: 503,
+    OutOfMemory: 503,
     DeadlineExceeded: 504,
 }

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
@@ -14,7 +13,7 @@ from elbod_store import ModelStore
 
 @pytest.fixture(scope="session")
 def backend() -> EagerBackend:
-    return EagerBackend(torch.device("cpu"))
+    return EagerBackend()
 
 
 @pytest.fixture(scope="session")

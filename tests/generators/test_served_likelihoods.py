@@ -19,7 +19,7 @@ from elbod.training.errors import InvalidDataset
 from elbod.training.worker import run_training
 from elbod_store import ModelStore
 
-BACKEND = EagerBackend(torch.device("cpu"))
+BACKEND = EagerBackend()
 SHAPE = (3, 2)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load as load_safetensors
 
 from elbod.engine.backends.eager import EagerBackend
@@ -32,7 +31,7 @@ def test_a_conditional_model_is_published_with_both_kinds_of_scores_and_serves(s
     assert 0.5 < gain < np.log(10) + 0.5
     scores = load_safetensors(store.read(manifest.calibration))
     assert set(scores) == {f"{kind}_{s}" for kind in ("elbo", "elbo_given_label") for s in (1, 4, 16, 64)}
-    resident = load(store, manifest, EagerBackend(torch.device("cpu")))
+    resident = load(store, manifest, EagerBackend())
     assert resident.reproducible
     assert resident.calibration.keys() == resident.given_label.keys() == {1, 4, 16, 64}
     assert resident.given_label[4].scores.mean() > resident.calibration[4].scores.mean()

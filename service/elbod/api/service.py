@@ -17,7 +17,7 @@ from elbod.api.blocks import INLINE_BYTES, Blocks, Pause, no_pause
 from elbod.api.budget import ByteBudget, Holding
 from elbod.api.metrics import Metrics
 from elbod.engine.admission import Limits
-from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.backends import open_backend
 from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
@@ -60,7 +60,7 @@ class Service:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:
             raise StartupError(f"cannot open the model store {settings.store}: {error}") from error
-        backend = EagerBackend.reproducible(settings.device)
+        backend = open_backend(settings.device)
         self.residents = Residents(
             self.store, backend, default=settings.model, max_loaded_bytes=settings.max_loaded_bytes
         )

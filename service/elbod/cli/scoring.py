@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.backends import Backend, open_backend
 from elbod.engine.bulk import Bulk, engines_on, open_bulk
 from elbod.engine.jobs import Array, Job
 from elbod.engine.loading import Resident
@@ -31,7 +31,7 @@ class Session:
     """Models and engines of this process."""
 
     store: ModelStore
-    backend: EagerBackend
+    backend: Backend
     bulk: Bulk
     quiet: bool
 
@@ -39,7 +39,7 @@ class Session:
     @contextmanager
     def open(cls, settings: Settings, *, quiet: bool) -> "Iterator[Session]":
         """Its engines use the device up. Raises StartupError and the store's StoreError."""
-        backend = EagerBackend.reproducible(settings.device)
+        backend = open_backend(settings.device)
         store = ModelStore.open(settings.store)
         with open_bulk(backend, engines_on(backend)) as bulk:
             yield cls(store, backend, bulk, quiet)

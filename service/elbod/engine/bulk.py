@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from elbod.engine.admission import Limits
-from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.backends import Backend
 from elbod.engine.compute import Compute
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.engine.loading import Resident
@@ -91,13 +91,13 @@ def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
     return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
 
 
-def engines_on(backend: EagerBackend, root: Path = Path("/")) -> int:
+def engines_on(backend: Backend, root: Path = Path("/")) -> int:
     """How many engines use a device up: one a usable core, one in all on a GPU. `root` as in `usable_cores`."""
     return 1 if backend.device.type == "cuda" else usable_cores(root)
 
 
 @contextmanager
-def open_bulk(backend: EagerBackend, engines: int) -> Iterator[Bulk]:
+def open_bulk(backend: Backend, engines: int) -> Iterator[Bulk]:
     """That many engines, each on a thread."""
     with ExitStack() as stack:
         started = []

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from elbod.engine.admission import Admission, Limits
+from elbod.engine.backends import pin_thread
 from elbod.engine.backends.base import Backend
-from elbod.engine.backends.eager import pin_thread
 from elbod.engine.counters import WorkCounters
 from elbod.engine.engine import Deliver, Engine
 from elbod.engine.jobs import Job, Result

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 import numpy as np
+import torch
 
 from elbod.engine import settling
 from elbod.engine.admission import Admission
@@ -19,6 +20,7 @@ from elbod.engine.runner import Launched, Runner
 from elbod.engine.scheduler import next_tile
 from elbod.engine.settling import Outcome
 from elbod.engine.work import Work, take
+from elbod.errors import OutOfMemory
 
 Lane = tuple[Resident, Program]
 
@@ -107,6 +109,8 @@ class Engine:
         try:
             outputs = self._runner.outputs(launched)
         except BaseException as error:
+            if isinstance(error, torch.OutOfMemoryError) and (smaller := work.smaller()):
+                return [outcome for one in smaller for outcome in self._settle(self._runner.launch(one))]
             if len(work.shares) > 1:
                 alone = [self._runner.launch(work.alone(share)) for share in work.shares]
                 return [outcome for one in alone for outcome in self._settle(one)]
@@ -132,9 +136,14 @@ class Engine:
         if progress.chunk is not share.chunk:
             settling.release(share.chunk, self._runner.slots(work.resident))
             return []
-        place = progress.place(progress.row(share.item(work.program, self._runner.culprit(work))))
+        if isinstance(error, torch.OutOfMemoryError):
+            message = f"model '{progress.resident}' needs more memory than the device has left: try again later"
+            outcome: Outcome = OutOfMemory(message)
+        else:
+            place = progress.place(progress.row(share.item(work.program, self._runner.culprit(work))))
+            outcome = settling.failure(progress, f"failed on {place}", error)
         self._leave(progress)
-        return [(progress, settling.failure(progress, f"failed on {place}", error))]
+        return [(progress, outcome)]
 
     def _leave(self, progress: Progress) -> None:
         """Give the slots of a job back that was answered, failed or cancelled."""

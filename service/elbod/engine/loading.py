@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from elbod import __version__
+from elbod.engine.backends import EagerBackend, pin_thread
 from elbod.engine.backends.base import Backend
-from elbod.engine.backends.eager import EagerBackend, pin_thread
 from elbod.engine.jobs import Array, Floats
 from elbod.engine.programs import row_dtype
 from elbod.engine.selftest import SelfTest

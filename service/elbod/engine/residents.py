@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 
-from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.backends import Backend
 from elbod.engine.counters import LoadCounters
 from elbod.engine.loading import Resident, needed_bytes
 from elbod.engine.smoketest import load_tested
@@ -88,7 +88,7 @@ class Residents:
     `find` and `ask` never wait, and are for the event loop; `acquire` and `poll` belong on a thread.
     """
 
-    def __init__(self, store: ModelStore, backend: EagerBackend, *, default: str | None, max_loaded_bytes: int) -> None:
+    def __init__(self, store: ModelStore, backend: Backend, *, default: str | None, max_loaded_bytes: int) -> None:
         self._store, self._backend = store, backend
         self.counters = LoadCounters()
         self._default = default

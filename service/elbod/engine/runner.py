@@ -66,7 +66,7 @@ class Runner:
         while least < most:
             middle = (least + most) // 2
             try:
-                self.outputs(self.launch(work.alone(share.first(middle))))
+                self.outputs(self.launch(work.alone(share.part(slice(0, middle)))))
                 least = middle + 1
             except BaseException:  # of whatever kind, as before
                 most = middle

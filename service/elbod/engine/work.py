@@ -22,9 +22,9 @@ class Share(NamedTuple):
     slots: SlotNumbers
     draws: Counts
 
-    def first(self, count: int) -> "Share":
-        """The first units alone."""
-        return self._replace(slots=self.slots[:count], draws=self.draws[:count])
+    def part(self, at: slice) -> "Share":
+        """Some of the units."""
+        return self._replace(start=self.start + at.start, slots=self.slots[at], draws=self.draws[at])
 
     def item(self, program: Program, unit: int) -> int:
         """The item of the chunk that a unit belongs to."""
@@ -51,6 +51,26 @@ class Work(NamedTuple):
     def alone(self, share: Share) -> "Work":
         """One share in a tile of the same size."""
         return self._replace(shares=(share,))
+
+    def smaller(self) -> "list[Work]":
+        """The same units in tiles of the next smaller size; none if there is no smaller one."""
+        sizes = [size for size in self.resident.sizes if size < self.size]
+        if not sizes:
+            return []
+        size, found, shares, room = sizes[-1], list[Work](), list[Share](), sizes[-1]
+        for share in self.shares:
+            share.chunk.running -= 1
+            begin = 0
+            while begin < len(share.slots):
+                end = min(begin + room, len(share.slots))
+                shares.append(share.part(slice(begin, end)))
+                share.chunk.running += 1
+                room -= end - begin
+                begin = end
+                if not room:
+                    found.append(self._replace(size=size, shares=tuple(shares)))
+                    shares, room = [], size
+        return [*found, self._replace(size=size, shares=tuple(shares))] if shares else found
 
 
 def take(progress: Progress, units: int, slots: Slots) -> Share:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, final
 import numpy as np
 
 from elbod.api.inputs import check_labels, check_rows
-from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.backends import Backend, open_backend
 from elbod.engine.bulk import numbered, open_bulk
 from elbod.engine.jobs import Verb
 from elbod.engine.loading import Resident
@@ -45,9 +45,9 @@ def patiently(action: Callable[[], _T], patience: float = _PATIENCE) -> _T:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def load_version(store: str, model: str, digest: str, device: str) -> tuple[EagerBackend, Resident]:
+def load_version(store: str, model: str, digest: str, device: str) -> tuple[Backend, Resident]:
     """The version of that digest, proved on this machine. Raises StartupError, ModelFailure and StoreError."""
-    backend = EagerBackend.reproducible(device)
+    backend = open_backend(device)
 
     def read() -> Resident:
         opened = ModelStore.open(store)
@@ -74,7 +74,7 @@ class Worker:
     """A loaded model and its engines, for one part after the other."""
 
     def __init__(
-        self, plan: Plan, source: Source | None, place: Place, loaded: tuple[EagerBackend, Resident] | None = None
+        self, plan: Plan, source: Source | None, place: Place, loaded: tuple[Backend, Resident] | None = None
     ) -> None:
         """Raises StartupError: this machine would give other bytes than the plan's; ModelFailure, StoreError."""
         self._plan, self._source = plan, source

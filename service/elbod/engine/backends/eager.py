@@ -1,7 +1,7 @@
-"""PyTorch, one operation after the other: on a CPU, and on a GPU where nothing is captured."""
+"""PyTorch on the CPU, one operation after the other, with noise by numpy."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,17 +10,8 @@ from torch import Tensor
 from elbod.engine import programs
 from elbod.engine.backends.base import Array, Fetched
 from elbod.engine.programs import Drawn, Encoded, Inputs, Program
-from elbod.errors import StartupError
 from elbod.generators.base import Generator
-from elbod.generators.device import choose_device
 from elbod.generators.noise import Keys, Stream, Words, normals, uniforms
-
-
-def pin_thread() -> None:
-    """One intra-op thread for the calling thread. Whatever runs a model calls it first: matrix products of a thread
-    that never asked are split over all cores, and bytes depend on the split.
-    """
-    torch.set_num_threads(1)
 
 
 class HostTable:
@@ -55,25 +46,7 @@ class EagerBackend:
     tiles: tuple[int, ...] = (4, 8, 16, 32)
     wide_tiles: tuple[int, ...] = (64, 128)
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    @classmethod
-    def reproducible(cls, name: str) -> Self:
-        """A backend on the device of that name with what changes bytes fixed for the process: neither TF32 nor
-        autotuning, and one intra-op thread, also for what models compute once at load.
-
-        Raises StartupError.
-        """
-        try:
-            device = choose_device(name)
-        except ValueError as error:
-            raise StartupError(str(error)) from error
-        pin_thread()
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-        return cls(device)
+    device = torch.device("cpu")
 
     def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostTable:
         return HostTable(capacity, shape, dtype)
