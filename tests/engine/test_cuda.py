@@ -65,9 +65,8 @@ def test_a_gpu_agrees_with_the_cpu_up_to_rounding(
 
 def test_the_device_draws_the_noise_of_the_host() -> None:
     backend = open_backend("cuda")
-    keys = Keys(
-        np.full(9, 2**62 + 5, np.uint64), np.arange(2**55, 2**55 + 9, dtype=np.uint64), np.arange(9).astype(np.uint64)
-    )
+    rows = np.arange(9, dtype=np.uint64)
+    keys = Keys(np.full(9, 2**62 + 5, np.uint64), rows + np.uint64(2**55), rows)
     exact = backend.uniforms(keys, (7, 7), 16).cpu().numpy()
     assert exact[:9].tobytes() == uniforms(keys, Stream.OBSERVATION, 49).reshape(9, 7, 7).tobytes()
     assert (exact[9:] == 0.5).all()
@@ -77,9 +76,7 @@ def test_the_device_draws_the_noise_of_the_host() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_program_of_a_family_is_captured(
-    on_gpu: dict[str, Resident], served_store: ModelStore, name: str
-) -> None:
+def test_every_program_of_a_family_is_captured(served_store: ModelStore, name: str) -> None:
     backend = open_backend("cuda")
     assert isinstance(backend, CudaBackend)
     resident = load_tested(served_store, served_store.resolve(name), backend)
