@@ -122,15 +122,15 @@ def test_every_draw_has_the_weight_log_p_of_x(
     """log p(x, z) - log q(z|x) = log p(x) for each of many z, since q is the posterior."""
     monkeypatch.syspath_prepend(str(packages))
     from elbod.generators import checkpoint
+    from elbod.generators.terms import draw_terms
 
     store = ModelStore.open(trained / "elbod-store")
     manifest = store.resolve("rows")
     generator = checkpoint.load(checkpoint.blueprint_of(manifest), store.read(manifest.weights))
     x = torch.from_numpy(simulated[:20]).repeat_interleave(DRAWS, 0)
     noise = 3 * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = generator.draw(generator.encode(x), noise)
-    reconstruction = drawn.observation.double().log_prob(x).sum(1)
-    weights = (reconstruction + drawn.terms.log_prior - drawn.terms.log_q).numpy().reshape(20, DRAWS)
+    drawn = draw_terms(generator, generator.encode(x), x, noise, None)
+    weights = (drawn.reconstruction - drawn.path.sampled.kl).numpy().reshape(20, DRAWS)
     exact = Truth.published(store, "rows").log_evidence(simulated[:20])
     np.testing.assert_allclose(weights, np.repeat(exact[:, None], DRAWS, 1), rtol=1e-9, atol=1e-8)
 

@@ -11,13 +11,13 @@ from elbod.generators.bounds import (
     Elbo,
     Floats,
     ImportanceWeighted,
-    PriorTerms,
     bits_per_dim,
     elbo,
     importance_weighted,
     pareto_k_limit,
     summarize,
 )
+from elbod.generators.terms import ClosedForm, Conditional
 
 ELBO_FIELDS = ("elbo", "standard_error", "reconstruction", "kl", "log_joint", "entropy")
 WEIGHT_FIELDS = ("iwae", "iwae_standard_error", "effective_sample_size", "pareto_k", "gap", "gap_standard_error")
@@ -28,10 +28,10 @@ rngs = st.integers(0, 2**32).map(np.random.default_rng)
 scales = st.sampled_from([1e-3, 1.0, 30.0, 1e4])
 
 
-def _terms(rng: np.random.Generator, n: int, draws: int, scale: float) -> tuple[Floats, PriorTerms]:
-    """r, and k = -(c + h), the closed-form kind where draws = 1."""
+def _terms(rng: np.random.Generator, n: int, draws: int, scale: float) -> tuple[Floats, Conditional[Floats]]:
+    """r, and k = -(c + h)."""
     c, h = scale * rng.standard_normal((n, draws)), scale * rng.standard_normal((n, draws))
-    return c, PriorTerms(kl=-(c + h), log_prior=c, entropy=h)
+    return c, Conditional(kl=-(c + h), log_prior=c, entropy=h)
 
 
 def _same(a: Elbo | ImportanceWeighted, b: Elbo | ImportanceWeighted, fields: tuple[str, ...], row: int) -> None:
@@ -70,9 +70,9 @@ def test_the_standard_error_is_that_of_the_paired_mean(rng: np.random.Generator,
     """sd(r_s - k_s, ddof=1)/sqrt(S): paired, so that noise shared by r and k cancels."""
     r = rng.standard_normal((n, count))
     k = rng.standard_normal((n, count))
-    e = elbo(r, PriorTerms(kl=k, log_prior=-k, entropy=np.zeros_like(k)))
+    e = elbo(r, Conditional(kl=k, log_prior=-k, entropy=np.zeros_like(k)))
     np.testing.assert_allclose(e.standard_error, (r - k).std(axis=1, ddof=1) / math.sqrt(count), rtol=1e-10)
-    paired = elbo(r, PriorTerms(kl=r - 1, log_prior=1 - r, entropy=np.zeros_like(r)))
+    paired = elbo(r, Conditional(kl=r - 1, log_prior=1 - r, entropy=np.zeros_like(r)))
     assert (paired.standard_error < 1e-15).all()
 
 
@@ -80,7 +80,7 @@ def test_the_squared_standard_error_is_unbiased() -> None:
     """Its mean over 100,000 groups of three draws is Var/3, within 2 %; with a divisor of S it would be 2 Var/9."""
     r = np.random.default_rng(0).standard_normal((100_000, 3))
     closed = np.zeros((100_000, 1))
-    e = elbo(r, PriorTerms(kl=closed, log_prior=closed, entropy=closed))
+    e = elbo(r, ClosedForm(kl=closed, log_prior=closed, entropy=closed))
     assert np.square(e.standard_error).mean() == pytest.approx(1 / 3, rel=0.02)
     # The gap's error too: relative weights do not move where they all are one, so log w's own spread is what is left.
     w = importance_weighted(1e-4 * r)
@@ -113,7 +113,7 @@ def test_a_rows_numbers_are_bit_identical_alone_and_in_company(
 
     def take(chosen: Floats, order: str) -> tuple[Elbo, ImportanceWeighted]:
         parts = [np.array(a[chosen], order=order) for a in (r, terms.kl, terms.log_prior, terms.entropy)]  # type: ignore[call-overload]
-        return elbo(parts[0], PriorTerms(*parts[1:])), importance_weighted(np.asarray(parts[0] - parts[1], order=order))  # type: ignore[call-overload]
+        return elbo(parts[0], Conditional(*parts[1:])), importance_weighted(np.asarray(parts[0] - parts[1], order=order))  # type: ignore[call-overload]
 
     shuffled = np.random.default_rng(random).permutation(n)
     for order in ("C", "F"):

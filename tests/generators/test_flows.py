@@ -16,6 +16,7 @@ from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod.generators.flows import FlowPosterior, FlowPrior, Precisions, coupling_flow
 from elbod.generators.posteriors import DiagonalNormal
 from elbod.generators.priors import StandardNormal
+from elbod.generators.terms import Sampled, draw_terms
 from tests.support import FLOW_POSTERIOR, FLOW_PRIOR, build_generator
 
 
@@ -38,6 +39,12 @@ def _posterior(n: int, d: int = 2, **flow: Any) -> FlowPosterior:
 
 def _normals(n: int, d: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def _sampled(generator: Generator, x: Tensor, noise: Tensor) -> Sampled[Tensor]:
+    _, path = generator.begin(generator.encode(x), noise)
+    assert path is not None
+    return path.sampled
 
 
 def _plane(points: int = 301, half_width: float = 8.0) -> tuple[Tensor, float]:
@@ -105,12 +112,11 @@ def test_densities_are_evaluated_in_float64_at_the_float32_draw(blueprint: Bluep
     single, double = build_generator(blueprint), build_generator(blueprint).double()
     single.prepare()
     x = torch.randint(0, 17, (20, 8, 8), generator=torch.Generator().manual_seed(3)).float()
-    drawn = single.draw(single.encode(x), _normals(20, 3).float())
-    assert drawn.z.dtype == torch.float32
-    assert drawn.terms.log_prior.dtype == drawn.terms.log_q.dtype == torch.float64
-    expected = double.latent_terms(double.encode(x), drawn.z)
-    torch.testing.assert_close(drawn.terms.log_prior, expected.log_prior, rtol=0, atol=1e-12)
-    torch.testing.assert_close(drawn.terms.log_q, expected.log_q, rtol=1e-4, atol=1e-4)
+    walk, path = single.begin(single.encode(x), _normals(20, 3).float())
+    assert path is not None
+    expected = double.latent_terms(double.encode(x), walk.z).sampled
+    torch.testing.assert_close(path.sampled.log_prior, expected.log_prior, rtol=0, atol=1e-12)
+    torch.testing.assert_close(path.sampled.log_q, expected.log_q, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_in_bfloat16_leave_flows_alone() -> None:
@@ -156,17 +162,17 @@ def test_weights_that_change_change_the_float64_densities(blueprint: Blueprint) 
     noise = _normals(5, 3).float()
     generator.prepare()
     names = set(generator.state_dict())
-    before = generator.draw(generator.encode(x), noise).terms
+    before = _sampled(generator, x, noise)
     assert set(generator.state_dict()) == names
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if "flow" in name:
                 parameter.mul_(1.5)
-    after = generator.draw(generator.encode(x), noise).terms
+    after = _sampled(generator, x, noise)
     assert not torch.allclose(before.log_prior + before.log_q, after.log_prior + after.log_q)
     loaded = checkpoint.load(blueprint, checkpoint.save(generator))
     loaded.prepare()
-    assert torch.equal(loaded.draw(loaded.encode(x), noise).terms.log_q, after.log_q)
+    assert torch.equal(_sampled(loaded, x, noise).log_q, after.log_q)
 
 
 @pytest.mark.parametrize("change", [{"prior": "flow"}, {"posterior": "flow"}, {"prior": "flow", "posterior": "flow"}])
@@ -183,9 +189,8 @@ def test_weights_are_unbiased_for_the_evidence_of_a_tiny_model(change: dict[str,
     for x, log_evidence in zip(images[[1, 6]], evidence[[1, 6]], strict=True):
         q = generator.encode(x[None])
         repeated = generator.posterior({name: value.expand(n, -1) for name, value in q.parameters.items()})
-        drawn = generator.draw(repeated, _normals(n, 2))
-        log_likelihood = drawn.observation.log_prob(x.expand(n, 3)).sum(1)
-        log_weights = log_likelihood + drawn.terms.log_prior - drawn.terms.log_q
+        drawn = draw_terms(generator, repeated, x.expand(n, 3), _normals(n, 2), None)
+        log_weights = drawn.reconstruction - drawn.path.sampled.kl
         weights = (log_weights - log_evidence).exp()
         assert (weights.mean() - 1).abs() < 4 * weights.std() / n**0.5 + 1e-3
         # Jensen: the mean log weight, which is the bound, lies below the evidence.

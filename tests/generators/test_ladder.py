@@ -10,6 +10,8 @@ from torch import Tensor
 from elbod.generators.base import Blueprint
 from elbod.generators.checkpoint import InvalidCheckpoint, build
 from elbod.generators.ladder import Ladder
+from elbod.generators.posteriors import Posterior
+from elbod.generators.terms import Conditional, Sampled, draw_terms
 from tests.support import build_generator
 
 # An image of odd size: 7 x 9 becomes 4 x 5 and then 2 x 3.
@@ -36,6 +38,13 @@ def _noise(n: int, ladder: Ladder, seed: int = 2) -> Tensor:
     return torch.randn(n, ladder.latent_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def _drawn(ladder: Ladder, q: Posterior, noise: Tensor) -> tuple[Sampled[Tensor], Conditional[Tensor]]:
+    _, path = ladder.begin(q, noise)
+    assert path is not None
+    assert path.conditional is not None
+    return path.sampled, path.conditional
+
+
 def test_z_holds_the_groups_one_after_the_other_the_coarsest_first() -> None:
     """Two groups of 2 x 2 x 3 above one of 1 x 4 x 5."""
     ladder = _ladder()
@@ -60,12 +69,9 @@ def test_what_comes_below_does_not_decide_what_is_above() -> None:
 def test_the_two_forms_of_the_bound_agree_on_every_draw() -> None:
     """-kl = E_q[log p] + H[q] with every group's terms by code of their own, to 1e-9."""
     ladder = _ladder()
-    terms = ladder.draw(ladder.encode(_rows(50)), _noise(50, ladder)).terms
-    assert terms.conditional is not None
-    torch.testing.assert_close(
-        -terms.conditional.kl, terms.conditional.log_prior + terms.conditional.entropy, rtol=1e-12, atol=1e-9
-    )
-    assert (terms.conditional.kl > 0).all()
+    _, terms = _drawn(ladder, ladder.encode(_rows(50)), _noise(50, ladder))
+    torch.testing.assert_close(-terms.kl, terms.log_prior + terms.entropy, rtol=1e-12, atol=1e-9)
+    assert (terms.kl > 0).all()
 
 
 @pytest.mark.parametrize("part", ["kl", "log_prior", "entropy"])
@@ -76,38 +82,27 @@ def test_conditional_terms_are_the_expectations_of_the_sampled_ones(part: str) -
     q = ladder.posterior(
         {name: value.expand(n, *value.shape[1:]) for name, value in ladder.encode(_rows(1)).parameters.items()}
     )
-    terms = ladder.draw(q, _noise(n, ladder)).terms
-    assert terms.conditional is not None
-    sampled = {
-        "kl": terms.log_q - terms.log_prior,
-        "log_prior": terms.log_prior,
-        "entropy": -terms.log_q,
-    }[part]
-    difference = sampled - getattr(terms.conditional, part)
+    sampled, conditional = _drawn(ladder, q, _noise(n, ladder))
+    difference = getattr(sampled, part) - getattr(conditional, part)
     assert abs(float(difference.mean())) < 4 * float(difference.std()) / math.sqrt(n)
 
 
 def test_a_posterior_that_ignores_the_data_is_the_prior() -> None:
     """As training begins, q = p in every group: KL = 0 and log q = log p."""
     ladder = build(LADDER).double().eval()
-    terms = ladder.draw(ladder.encode(_rows(9)), torch.randn(9, ladder.latent_dim).double()).terms
-    assert terms.conditional is not None
-    assert torch.equal(terms.conditional.kl, torch.zeros(9).double())
-    torch.testing.assert_close(terms.log_q, terms.log_prior)
+    sampled, conditional = _drawn(ladder, ladder.encode(_rows(9)), torch.randn(9, ladder.latent_dim).double())
+    assert torch.equal(conditional.kl, torch.zeros(9).double())
+    torch.testing.assert_close(sampled.log_q, sampled.log_prior)
 
 
 def test_one_descent_says_what_three_say() -> None:
     ladder = _ladder()
     q, noise = ladder.encode(_rows(6)), _noise(6, ladder)
-    drawn = ladder.draw(q, noise)
-    terms = ladder.latent_terms(q, drawn.z)
-    torch.testing.assert_close(drawn.z.double(), q.draw(noise), rtol=1e-6, atol=1e-6)
-    assert terms.conditional is not None
-    assert drawn.terms.conditional is not None
-    torch.testing.assert_close(drawn.terms.log_q, terms.log_q, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(drawn.terms.log_prior, ladder.prior().log_prob(drawn.z), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(drawn.terms.conditional.kl, terms.conditional.kl, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(drawn.observation.mean(), ladder.decode(drawn.z).mean(), rtol=1e-6, atol=1e-9)
+    walk, path = ladder.begin(q, noise)
+    torch.testing.assert_close(walk.z.double(), q.draw(noise), rtol=1e-6, atol=1e-6)
+    assert path is not None
+    torch.testing.assert_close(path.sampled.log_q, q.log_prob(walk.z), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(path.sampled.log_prior, ladder.prior().log_prob(walk.z), rtol=1e-9, atol=1e-9)
 
 
 def test_temperature_scales_every_conditional() -> None:
@@ -126,16 +121,12 @@ def test_temperature_scales_every_conditional() -> None:
 def test_the_training_objective_at_beta_one_is_a_draw_of_the_bound() -> None:
     ladder, x = _ladder(), _rows(5)
     noise = _noise(5, ladder)
-    drawn = ladder.draw(ladder.encode(x), noise)
-    assert drawn.terms.conditional is not None
-    reconstruction = drawn.observation.log_prob(x).flatten(1).sum(1)
+    drawn = draw_terms(ladder, ladder.encode(x), x, noise, None)
+    assert drawn.path.conditional is not None
+    kl = drawn.path.conditional.kl
     # The bound scores z as a float32, which is what callers see.
-    torch.testing.assert_close(
-        ladder.objective(x, noise, 1.0), reconstruction - drawn.terms.conditional.kl, rtol=1e-5, atol=1e-5
-    )
-    torch.testing.assert_close(
-        ladder.objective(x, noise, 0.5), reconstruction - 0.5 * drawn.terms.conditional.kl, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(ladder.objective(x, noise, 1.0), drawn.reconstruction - kl, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ladder.objective(x, noise, 0.5), drawn.reconstruction - 0.5 * kl, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

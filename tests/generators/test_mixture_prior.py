@@ -6,10 +6,10 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from elbod.generators import bounds, checkpoint
 from elbod.generators.base import Blueprint
-from elbod.generators.bounds import PriorTerms
 from elbod.generators.noise import Keys, Stream, normals
 from elbod.generators.posteriors import DiagonalNormal
 from elbod.generators.priors import NormalMixture, StandardNormal
+from elbod.generators.terms import Sampled
 from elbod.generators.vae import VAE
 
 
@@ -58,8 +58,8 @@ def test_sampled_prior_terms_agree_with_the_closed_form_kl() -> None:
 
 
 def test_a_sampled_kl_may_be_negative_and_is_not_clipped() -> None:
-    log_q, log_p = np.array([[-3.0, -2.0]]), np.array([[-1.0, -1.5]])
-    bound = bounds.elbo(np.array([[-10.0, -11.0]]), PriorTerms(kl=log_q - log_p, log_prior=log_p, entropy=-log_q))
+    terms = Sampled(log_prior=np.array([[-1.0, -1.5]]), log_q=np.array([[-3.0, -2.0]]))
+    bound = bounds.elbo(np.array([[-10.0, -11.0]]), terms)
     assert bound.kl[0] == -1.25
     assert bound.elbo[0] == bound.log_joint[0] + bound.entropy[0] == -9.25
 

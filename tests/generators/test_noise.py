@@ -17,9 +17,9 @@ both = pytest.mark.parametrize("noise", [normals, uniforms])
 
 
 def _philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, ...]:
-    c = [np.array([word], np.uint64) for word in counter]
-    k = [np.array([word], np.uint64) for word in key]
-    return tuple(int(lane[0]) for lane in philox_4x32_10(c, k))
+    even, odd = (np.array(counter[lane::2], np.uint64).reshape(2, 1, 1) for lane in (0, 1))
+    philox_4x32_10(even, odd, np.array(key, np.uint64)[:, None])
+    return int(even[0, 0, 0]), int(odd[0, 0, 0]), int(even[1, 0, 0]), int(odd[1, 0, 0])
 
 
 ONES = 0xFFFF_FFFF

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from elbod.generators.base import Blueprint
-from elbod.generators.bounds import Elbo, PriorTerms, elbo, importance_weighted, pareto_k_limit
+from elbod.generators.bounds import Elbo, elbo, importance_weighted, pareto_k_limit
 from elbod.generators.checkpoint import build
 from elbod.generators.noise import Keys, Stream, normals
 from elbod.generators.pareto import pareto_k
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.ppca import PPCA
+from elbod.generators.terms import ClosedForm, Sampled
 
 Floats = NDArray[np.float64]
 
@@ -56,9 +57,10 @@ class Problem:
         r = self.model.decode(z).log_prob(self.x).sum(-1)
         return r.numpy()[None], self.model.prior().log_prob(z).numpy()[None], -q.log_prob(z).numpy()[None]
 
-    def closed_terms(self, q: Posterior) -> PriorTerms:
-        prior = self.model.prior()
-        return PriorTerms(*(term.numpy()[:, None] for term in (prior.kl(q), prior.expected_log_prob(q), q.entropy())))
+    def closed_terms(self, q: Posterior) -> ClosedForm[Floats]:
+        closed = self.model.prior().closed_form(q)
+        assert closed is not None
+        return ClosedForm(*(term.numpy()[:, None] for term in (closed.kl, closed.log_prior, closed.entropy)))
 
     def reconstruction(self, mean: Tensor, covariance: Tensor) -> float:
         """E_q[log p(x|z)] = log N(x; W m + mu, sigma^2 I) - tr(W S W')/(2 sigma^2)."""
@@ -299,7 +301,7 @@ def test_the_paired_gap_is_a_lower_estimate_of_the_true_one() -> None:
 def _score(problem: Problem, q: Posterior, groups: int, count: int, sampled: bool) -> Elbo:
     r, log_prior, minus_log_q = (term.reshape(groups, count) for term in problem.draws(q, groups * count))
     if sampled:
-        return elbo(r, PriorTerms(-(log_prior + minus_log_q), log_prior, minus_log_q))
+        return elbo(r, Sampled(log_prior, -minus_log_q))
     return elbo(r, problem.closed_terms(q))
 
 

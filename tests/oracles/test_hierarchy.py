@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from elbod.generators.base import Blueprint, Generator
+from elbod.generators.posteriors import Posterior
+from elbod.generators.terms import draw_terms
 from tests.support import build_generator
 
 TINY = Blueprint(
@@ -54,7 +56,7 @@ def _log_evidence(generator: Generator, grid: Grid, images: Tensor) -> Tensor:
     return torch.logsumexp(_log_joint(generator, grid, images), 1) + grid.log_area
 
 
-def _repeated(generator: Generator, x: Tensor, n: int) -> object:
+def _repeated(generator: Generator, x: Tensor, n: int) -> Posterior:
     parameters = generator.encode(x[None]).parameters
     return generator.posterior({name: value.expand(n, *value.shape[1:]) for name, value in parameters.items()})
 
@@ -67,8 +69,8 @@ def test_the_prior_and_the_posterior_integrate_to_one() -> None:
             for name, value in generator.encode(IMAGES[:1]).parameters.items()
         }
     )
-    terms = generator.latent_terms(q, grid.z)
-    for log_density in (terms.log_prior, terms.log_q, generator.prior().log_prob(grid.z)):
+    sampled = generator.latent_terms(q, grid.z).sampled
+    for log_density in (sampled.log_prior, sampled.log_q, generator.prior().log_prob(grid.z)):
         assert float(torch.logsumexp(log_density, 0)) + grid.log_area == pytest.approx(0, abs=1e-8)
 
 
@@ -87,19 +89,16 @@ def test_the_bound_is_the_evidence_less_the_divergence_of_the_posteriors(image: 
     generator, grid, x = _tiny(), Grid.of(401), IMAGES[image]
     n = 40_000
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(image), dtype=torch.float64)
-    drawn = generator.draw(_repeated(generator, x, n), noise)  # type: ignore[arg-type]
-    assert drawn.terms.conditional is not None
-    per_draw = drawn.observation.log_prob(x.expand(n, 2, 2)).flatten(1).sum(1) - drawn.terms.conditional.kl
+    drawn = draw_terms(generator, _repeated(generator, x, n), x.expand(n, 2, 2), noise, None)
+    assert drawn.path.conditional is not None
+    per_draw = drawn.reconstruction - drawn.path.conditional.kl
     q = _repeated(generator, x, len(grid.z))
-    log_q = generator.latent_terms(q, grid.z).log_q  # type: ignore[arg-type]
+    log_q = generator.latent_terms(q, grid.z).sampled.log_q
     log_joint = _log_joint(generator, grid, x[None])[0]
     log_evidence = float(torch.logsumexp(log_joint, 0)) + grid.log_area
     divergence = float((log_q.exp() * (log_q - log_joint)).sum() * math.exp(grid.log_area)) + log_evidence
     assert divergence > 0.01
     assert float(per_draw.mean()) == pytest.approx(log_evidence - divergence, abs=4 * float(per_draw.std()) / n**0.5)
     # Its own draws weigh the evidence without bias, whatever q is.
-    log_weights = (
-        drawn.observation.log_prob(x.expand(n, 2, 2)).flatten(1).sum(1) + drawn.terms.log_prior - drawn.terms.log_q
-    )
-    weights = (log_weights - log_evidence).exp()
+    weights = (drawn.reconstruction - drawn.path.sampled.kl - log_evidence).exp()
     assert float(weights.mean()) == pytest.approx(1, abs=4 * float(weights.std()) / n**0.5)

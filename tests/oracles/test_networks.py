@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from elbod.generators.base import Blueprint
-from elbod.generators.bounds import PriorTerms, elbo, importance_weighted
+from elbod.generators.bounds import elbo, importance_weighted
 from elbod.generators.checkpoint import build
 from elbod.generators.noise import Keys, Stream, normals
 from elbod.generators.posteriors import DiagonalNormal
+from elbod.generators.terms import ClosedForm
 from elbod.generators.vae import VAE
 
 LIKELIHOODS = [("bernoulli", None), ("discretized_logistic", 17), ("gaussian", None)]
@@ -76,7 +77,7 @@ def test_a_constant_decoder_loses_exactly_the_kl(likelihood: str, levels: int | 
     assert kl > 0.1
     m, s = q.mean[0].numpy(), q.stddev[0].numpy()
     assert kl == pytest.approx(float((0.5 * (m**2 + s**2 - 1) - np.log(s)).sum()), rel=1e-12)
-    e = elbo(r[None], PriorTerms(*(np.array([[term]]) for term in (kl, c, h))))
+    e = elbo(r[None], ClosedForm(*(np.array([[term]]) for term in (kl, c, h))))
     assert float(e.elbo[0]) == pytest.approx(log_evidence - kl, abs=1e-12)
     assert float(e.standard_error[0]) == pytest.approx(0, abs=1e-12)
 
@@ -145,6 +146,6 @@ def test_an_encoder_that_says_the_prior_has_no_kl(likelihood: str, levels: int |
     np.testing.assert_allclose(log_prior + minus_log_q, 0, atol=1e-13)
     c, h = float(prior.expected_log_prob(q)), float(q.entropy())
     assert c + h == pytest.approx(0, abs=1e-13)
-    e = elbo(r[None], PriorTerms(np.zeros((1, 1)), np.array([[c]]), np.array([[h]])))
+    e = elbo(r[None], ClosedForm(np.zeros((1, 1)), np.array([[c]]), np.array([[h]])))
     assert e.elbo.tolist() == pytest.approx([r.mean()], rel=1e-13)
     assert (e.elbo == e.reconstruction).all()
