@@ -135,7 +135,8 @@ class Generator(nn.Module, ABC):
 
     def latent_terms(self, q: Posterior, z: Tensor) -> PathTerms[Tensor]:
         """log p(z) and log q(z|x) at one z a row, for families without levels."""
-        return PathTerms(Sampled(self.prior().log_prob(z.double()), q.double().log_prob(z.double())))
+        z = z.double()
+        return PathTerms(Sampled(self.prior().log_prob(z), q.double().log_prob(z)))
 
     def begin(
         self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0

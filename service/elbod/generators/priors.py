@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 
 from elbod.generators.posteriors import ClosedFormPosterior, DiagonalNormal, FullNormal, Posterior, choose
 from elbod.generators.terms import ClosedForm
@@ -94,8 +94,9 @@ class StandardNormal(ClosedFormPrior):
     def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         if not isinstance(q, DiagonalNormal):
             return None
-        p = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean), validate_args=False)
-        return kl_divergence(q.distribution(), p)
+        # (mean^2 + variance - 1 - log variance)/2, added up in the order of torch.distributions.
+        variance = q.stddev**2
+        return 0.5 * (variance + q.mean**2 - 1 - variance.log())
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class CategoricalPrior(ClosedFormPrior):
 
     def kl(self, q: ClosedFormPosterior) -> Tensor:
         p = Categorical(logits=self.log_probs, validate_args=False)
-        return kl_divergence(q.distribution(), p)
+        return kl_divergence(Categorical(logits=q.parameters["log_probs"], validate_args=False), p)
 
     def kl_per_dimension(self, q: ClosedFormPosterior) -> Tensor | None:
         return self.kl(q)[:, None]
