@@ -67,29 +67,35 @@ class Precisions:
         return sum(tensor.nbytes * (2 if tensor.dtype == torch.float32 else 1) for tensor in tensors)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """u = f(z) and log |det df/dz| (n,), in the precision of z."""
+        """u = f(z) and log |det df/dz| (n,), as z is; computed in the precision of the weights while they train."""
+        flow, dtype = self._of(z.dtype)
         # In bfloat16, as other layers may run while training, the two directions would not be each other's inverse.
         with torch.autocast(z.device.type, enabled=False):
-            u, log_det = self._of(z.dtype)(context).transform.call_and_ladj(z)
-        return u, log_det
+            given = None if context is None else context.to(dtype)
+            u, log_det = flow(given).transform.call_and_ladj(z.to(dtype))
+        return u.to(z.dtype), log_det.to(z.dtype)
 
     def inverse(self, u: Tensor, context: Tensor | None = None) -> Tensor:
-        """z with f(z) = u, in the precision of u."""
+        """z with f(z) = u, likewise."""
+        flow, dtype = self._of(u.dtype)
         with torch.autocast(u.device.type, enabled=False):
-            z: Tensor = self._of(u.dtype)(context).transform.inv(u)
-        return z
+            given = None if context is None else context.to(dtype)
+            z: Tensor = flow(given).transform.inv(u.to(dtype))
+        return z.to(u.dtype)
 
-    def _of(self, dtype: torch.dtype) -> zuko.flows.Flow:
+    def _of(self, dtype: torch.dtype) -> tuple[zuko.flows.Flow, torch.dtype]:
+        """The flow that computes in this precision, or the trained one and its own: a copy would get no gradient."""
         weights = list(self._trained.parameters())
-        if weights[0].dtype == dtype:
-            return self._trained
+        trained = weights[0].dtype
+        if trained == dtype or (torch.is_grad_enabled() and weights[0].requires_grad):
+            return self._trained, trained
         # Whatever writes to a tensor raises its version; another device is another tensor.
         state = (weights[0].device, dtype, [weight._version for weight in weights])
         if self._copied != state:
             with torch.inference_mode(False):
                 self._copy = copy.deepcopy(self._trained).to(dtype).requires_grad_(False)
             self._copied = state
-        return self._copy
+        return self._copy, dtype
 
 
 @dataclass(frozen=True)

@@ -175,4 +175,5 @@ class VAE(Generator):
 
     def _vamp_prior(self) -> NormalMixture:
         q = self._describe(self.pseudo_inputs)
-        return NormalMixture(q["mean"], q["stddev"])
+        # Halves of one tensor, which the mean would keep whole.
+        return NormalMixture(q["mean"].contiguous(), q["stddev"])
