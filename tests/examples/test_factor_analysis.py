@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 from sklearn.datasets import load_wine
 
+from elbod.generators import checkpoint
+from elbod.generators.base import Blueprint, Generator
+from elbod.generators.terms import draw_terms
+from elbod.generators.testing import GeneratorTests
 from elbod_store import ModelStore
 from tests.support import ELBOD, HANG, Server
 
@@ -98,6 +102,22 @@ def trained(packages: Path, simulated: Any, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+class TestConformance(GeneratorTests):
+    @pytest.fixture
+    def generator(self, packages: Path, simulated: Any, monkeypatch: pytest.MonkeyPatch) -> Generator:
+        monkeypatch.syspath_prepend(str(packages))
+        spec = {"latent_dim": 2, "iterations": 50}
+        generator = checkpoint.build(
+            Blueprint(family="factor_analysis", spec=spec, likelihood="gaussian", event_shape=(6,))
+        )
+        generator.initialize(torch.from_numpy(simulated))
+        return generator
+
+    @pytest.fixture
+    def rows(self, simulated: Any) -> torch.Tensor:
+        return torch.from_numpy(simulated[:12])
+
+
 def test_the_service_gives_the_exact_evidence(
     trained: Path, packages: Path, simulated: Any, start_server: Callable[..., Server]
 ) -> None:
@@ -121,9 +141,6 @@ def test_every_draw_has_the_weight_log_p_of_x(
 ) -> None:
     """log p(x, z) - log q(z|x) = log p(x) for each of many z, since q is the posterior."""
     monkeypatch.syspath_prepend(str(packages))
-    from elbod.generators import checkpoint
-    from elbod.generators.terms import draw_terms
-
     store = ModelStore.open(trained / "elbod-store")
     manifest = store.resolve("rows")
     generator = checkpoint.load(checkpoint.blueprint_of(manifest), store.read(manifest.weights))

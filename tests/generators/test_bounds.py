@@ -113,7 +113,8 @@ def test_a_rows_numbers_are_bit_identical_alone_and_in_company(
 
     def take(chosen: Floats, order: str) -> tuple[Elbo, ImportanceWeighted]:
         parts = [np.array(a[chosen], order=order) for a in (r, terms.kl, terms.log_prior, terms.entropy)]  # type: ignore[call-overload]
-        return elbo(parts[0], Conditional(*parts[1:])), importance_weighted(np.asarray(parts[0] - parts[1], order=order))  # type: ignore[call-overload]
+        log_weights = np.asarray(parts[0] - parts[1], order=order)  # type: ignore[call-overload]
+        return elbo(parts[0], Conditional(*parts[1:])), importance_weighted(log_weights)
 
     shuffled = np.random.default_rng(random).permutation(n)
     for order in ("C", "F"):

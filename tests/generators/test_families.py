@@ -1,4 +1,4 @@
-"""What every family keeps, whatever its formulas: rows stand alone, and a posterior survives being stored."""
+"""What families have in common beyond the conformance suite: units, evidence, bounded deviations."""
 
 import math
 
@@ -34,35 +34,6 @@ def _generator(blueprint: Blueprint) -> Generator:
     generator = build(blueprint).double().eval().requires_grad_(False)
     generator.initialize(_rows(50))
     return generator.double()
-
-
-@families
-def test_row_i_of_an_output_depends_on_row_i_of_the_input(blueprint: Blueprint) -> None:
-    """Encoded and decoded alone or in company, a row is the same, to rounding."""
-    generator, x = _generator(blueprint), _rows(9)
-    q = generator.encode(x)
-    z = q.draw(torch.ones(9, 2).double())
-    log_prob = generator.decode(z).log_prob(x)
-    assert log_prob.shape == (9, 2, 3)
-    for i in range(9):
-        alone = generator.encode(x[i : i + 1])
-        for name, values in q.parameters.items():
-            torch.testing.assert_close(alone.parameters[name], values[i : i + 1])
-        torch.testing.assert_close(alone.draw(torch.ones(1, 2).double()), z[i : i + 1])
-        torch.testing.assert_close(generator.decode(z[i : i + 1]).log_prob(x[i : i + 1]), log_prob[i : i + 1])
-
-
-@families
-def test_a_posterior_is_the_same_after_being_stored(blueprint: Blueprint) -> None:
-    """posterior(q.parameters) draws, scores and costs what q does."""
-    generator = _generator(blueprint)
-    q, prior = generator.encode(_rows(9)), generator.prior()
-    stored = generator.posterior({name: values.clone() for name, values in q.parameters.items()})
-    noise = torch.linspace(-2, 2, 18, dtype=torch.float64).unflatten(0, (9, 2))
-    assert torch.equal(stored.draw(noise), q.draw(noise))
-    assert torch.equal(stored.log_prob(noise), q.log_prob(noise))
-    assert torch.equal(prior.kl(stored), prior.kl(q))
-    assert torch.equal(stored.entropy(), q.entropy())
 
 
 @pytest.mark.parametrize("name", ["ppca", "vae-gaussian"])

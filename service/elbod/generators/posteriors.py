@@ -86,7 +86,7 @@ class DiagonalNormal(ClosedFormPosterior):
         return self.mean + temperature * self.stddev * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        # torch.distributions.Normal's formula, without the object: its making takes longer than the arithmetic of a tile.
+        # torch.distributions.Normal's formula without the object, whose making takes longer than a tile's arithmetic.
         square = (z - self.mean) ** 2
         return (square / (-2 * self.stddev**2) - self.stddev.log() - _HALF_LOG_2PI).sum(-1)
 

@@ -17,9 +17,8 @@ from elbod.generators.bounds import Floats
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod.training.baseline import independent_elements
 from elbod.training.card import write_card
-from elbod.training.check import check_bounds, check_model
+from elbod.training.check import check_bounds, check_loadable, check_model
 from elbod.training.datasets import Dataset
-from elbod.training.errors import RefusedModel
 from elbod.training.loop import Point, conditions
 from elbod.training.metrics import held_out_metrics
 from elbod.training.recipes import Recipe, command_line
@@ -98,7 +97,7 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
         calibration |= _named(GIVEN_LABEL, calibration_scores(generator, unseen, unseen_label))
     metrics = held_out_metrics(scores, material.baseline, generator, TEST_SEED, *draws, given_label=given)
     generator = generator.cpu()
-    _check_outline(generator)
+    check_loadable(generator)
     return Draft(
         name=material.name,
         family=blueprint.family,
@@ -198,13 +197,3 @@ def _plain(point: Point) -> dict[str, Any]:
     """JSON has no NaN: a bound that was not finite is null."""
     values = asdict(point).items()
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values}
-
-
-def _check_outline(generator: Generator) -> None:
-    """The service outlines a model before it allocates it. Raises RefusedModel for a family that does not let it."""
-    try:
-        # A constructor may draw its weights, and training continues after this publication.
-        with torch.random.fork_rng(devices=[]):
-            checkpoint.check_fit(generator.blueprint, generator.state_dict())
-    except checkpoint.InvalidCheckpoint as error:
-        raise RefusedModel(f"not published: no service could load it: {error}") from error
