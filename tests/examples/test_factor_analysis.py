@@ -19,7 +19,7 @@ from sklearn.datasets import load_wine
 
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
-from elbod.generators.terms import draw_terms
+from elbod.generators.evaluation import draw_terms
 from elbod.generators.testing import GeneratorTests
 from elbod_store import ModelStore
 from tests.support import ELBOD, HANG, Server

@@ -13,10 +13,11 @@ from torch import Tensor
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.checkpoint import InvalidCheckpoint
+from elbod.generators.evaluation import draw_terms
 from elbod.generators.flows import FlowPosterior, FlowPrior, Precisions, coupling_flow
 from elbod.generators.posteriors import DiagonalNormal
 from elbod.generators.priors import StandardNormal
-from elbod.generators.terms import Sampled, draw_terms
+from elbod.generators.terms import Sampled
 from tests.support import FLOW_POSTERIOR, FLOW_PRIOR, build_generator
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from elbod.generators.base import Blueprint
 from elbod.generators.checkpoint import InvalidCheckpoint, build
+from elbod.generators.evaluation import draw_terms
 from elbod.generators.ladder import Ladder
 from elbod.generators.posteriors import Posterior
-from elbod.generators.terms import Conditional, Sampled, draw_terms
+from elbod.generators.terms import Conditional, Sampled
 from tests.support import build_generator
 
 # An image of odd size: 7 x 9 becomes 4 x 5 and then 2 x 3.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.bounds import importance_weighted
-from elbod.generators.terms import draw_terms
+from elbod.generators.evaluation import draw_terms
 from tests.oracles import annealing
 from tests.oracles.annealing import LogDensity
 from tests.support import build_generator

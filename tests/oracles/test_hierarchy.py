@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from elbod.generators.base import Blueprint, Generator
+from elbod.generators.evaluation import draw_terms
 from elbod.generators.posteriors import Posterior
-from elbod.generators.terms import draw_terms
 from tests.support import build_generator
 
 TINY = Blueprint(

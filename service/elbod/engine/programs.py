@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from elbod.generators.base import Generator, Walk
-from elbod.generators.terms import DrawTerms, PathTerms, RowTerms, row_terms
+from elbod.generators.evaluation import row_terms
+from elbod.generators.terms import DrawTerms, PathTerms, RowTerms
 
 
 class Source(Enum):

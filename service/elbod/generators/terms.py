@@ -1,4 +1,4 @@
-"""What rows and draws contribute to the bound: typed values, and the functions of a generator that make them.
+"""What rows and draws contribute to the bound, as typed values; `evaluation` makes them.
 
     log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)) = E_q[log p(x|z) + log p(z)] + H[q(z|x)]
 
@@ -11,15 +11,11 @@ numpy arrays where bounds are reduced.
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from elbod.generators.base import Generator
-    from elbod.generators.posteriors import Posterior
 
 Floats = NDArray[np.float64]
 A = TypeVar("A", Tensor, Floats)
@@ -119,27 +115,6 @@ class Terms:
     rows: RowTerms[Floats]
     draws: DrawTerms[Floats]
     label_log_prob: Floats | None = None
-
-
-def row_terms(generator: "Generator", x: Tensor, q: "Posterior") -> RowTerms[Tensor]:
-    """What rows x (n, *event_shape) with the posterior q contribute without a draw."""
-    elements = generator.expected_log_likelihood(x, q)
-    return RowTerms(
-        latent=generator.prior().closed_form(q.double()),
-        expected_reconstruction=None if elements is None else elements.flatten(1).sum(-1),
-        expected_elements=elements,
-        log_evidence=generator.log_evidence(x),
-    )
-
-
-def draw_terms(
-    generator: "Generator", q: "Posterior", x: Tensor, noise: Tensor, label: Tensor | None
-) -> DrawTerms[Tensor]:
-    """What one draw of each row contributes: z ~ q from standard normals (n, q.noise_dimensions), walked down all
-    levels."""
-    walk, path = generator.begin(q, noise)
-    assert path is not None
-    return DrawTerms(generator.observe(walk, label).double().log_likelihood(x), path)
 
 
 def leaves(terms: Any) -> list[Any]:

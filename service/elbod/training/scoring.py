@@ -13,8 +13,9 @@ from torch import Tensor
 from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted
+from elbod.generators.evaluation import draw_terms, row_terms
 from elbod.generators.noise import Keys, Stream, normals
-from elbod.generators.terms import DrawTerms, Terms, draw_terms, mapped, row_terms
+from elbod.generators.terms import DrawTerms, Terms, mapped
 
 # Rows times draws that are decoded at once: few enough for a core's cache.
 _TILE = 256

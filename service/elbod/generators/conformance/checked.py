@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from elbod.generators.base import Generator, Walk
+from elbod.generators.evaluation import row_terms
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream, normals
 from elbod.generators.posteriors import Posterior
 from elbod.generators.priors import Prior
-from elbod.generators.terms import Conditional, DrawTerms, PathTerms, RowTerms, Sampled, mapped, row_terms
+from elbod.generators.terms import Conditional, DrawTerms, PathTerms, RowTerms, Sampled, mapped
 
 # Rows that are tried, and the seed of their noise.
 _ROWS = 8
@@ -168,7 +169,7 @@ class Checked:
                 self.tensor(f"closed_form of the prior: {shown}", getattr(latent, name), (n,), torch.float64)
             if (parts := latent.kl_per_dimension) is not None:
                 self.tensor("closed_form of the prior: kl_per_dimension", parts, (n, parts.shape[-1]), torch.float64)
-        if (expected := rows.expected_log_likelihood) is not None:
+        if (expected := rows.expected_elements) is not None:
             self.tensor("expected_log_likelihood", expected, tuple(self.x.shape), torch.float64)
         if (evidence := rows.log_evidence) is not None:
             self.tensor("log_evidence", evidence, (n,), torch.float64)

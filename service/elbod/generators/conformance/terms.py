@@ -54,9 +54,8 @@ def check_closed_forms(model: Checked) -> None:
         _check_mean(f"{shown} of row", getattr(path.sampled, name).reshape(n, draws) - known, mean_of)
     if rows.latent is not None:
         _check_other_kl(model, rows.latent.kl, rows.latent.kl_per_dimension)
-    if rows.expected_log_likelihood is not None:
+    if (expected := rows.expected_reconstruction) is not None:
         drawn = model.draw_terms(_NETWORK_DRAWS).reconstruction.reshape(n, -1)
-        expected = rows.expected_log_likelihood.flatten(1).sum(-1)
         _check_mean("E_q[log p(x|z)] of row", drawn - expected[:, None], "log p(x|z)")
 
 
@@ -64,20 +63,19 @@ def _check_sums_over_components(model: Checked, rows: RowTerms[Tensor]) -> None:
     """Closed forms of a posterior over a few components are sums over them: draws would miss those that are rare."""
     q, n = model.encode(), len(model)
     log_weights = q.double().parameters["log_probs"]
-    totals = {"expected_log_likelihood": torch.zeros_like(log_weights[:, 0])} | {
+    totals = {"reconstruction": torch.zeros_like(log_weights[:, 0])} | {
         name: torch.zeros_like(log_weights[:, 0]) for name in _SHOWN
     }
     for component, weight in enumerate(log_weights.exp().unbind(1)):
         z = torch.full((n, 1), float(component), device=model.device)
         sampled = model.latent_terms(q, z).sampled
         parts = {name: getattr(sampled, name) for name in _SHOWN}
-        parts["expected_log_likelihood"] = model.log_likelihood("decode", model.decode(z, model.label))
+        parts["reconstruction"] = model.log_likelihood("decode", model.decode(z, model.label))
         for name, values in parts.items():
             totals[name] += torch.where(weight > 0, weight * values, 0.0)
-    expected = rows.expected_log_likelihood
     known = {name: getattr(rows.latent, name) for name in _SHOWN} if rows.latent is not None else {}
-    if expected is not None:
-        known["expected_log_likelihood"] = expected.flatten(1).sum(-1)
+    if rows.expected_reconstruction is not None:
+        known["reconstruction"] = rows.expected_reconstruction
     for name, value in known.items():
         if (row := first(~((value - totals[name]).abs() <= _EXACT * (1 + totals[name].abs())))) is not None:
             shown = _SHOWN[name][0] if name in _SHOWN else "E_q[log p(x|z)]"
