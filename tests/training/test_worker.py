@@ -17,6 +17,7 @@ from elbod.training.scoring import score
 from elbod.training.splits import split
 from elbod.training.worker import run_training
 from elbod_store import InvalidName, UnknownModel
+from tests.support import install_family
 
 
 def generator_of(store, manifest):
@@ -133,6 +134,28 @@ def test_a_model_whose_bound_is_not_finite_is_refused_and_nothing_is_published(s
 
     with pytest.raises(UnknownModel):
         store.versions("digits")
+
+
+UNLUCKY = """
+from elbod.generators.vae import VAE
+
+class Unlucky(VAE):
+    family = "unlucky"
+
+    def begin(self, q, noise, temperature=1.0):
+        raise RuntimeError("out of luck")
+"""
+
+
+def test_a_family_that_breaks_a_promise_is_refused_before_it_is_trained(store, table, tmp_path, monkeypatch):
+    install_family(tmp_path / "packages", "unlucky", UNLUCKY)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    recipe = recipes.override(recipes.custom("unlucky", "gaussian", table), ["latent_dim=1"])
+
+    with pytest.raises(RefusedModel, match="not published: begin raises RuntimeError: out of luck"):
+        run_training(recipe, store)
+
+    assert store.runs() == []
 
 
 def test_closed_form_families_publish_their_exact_evidence(store, table):

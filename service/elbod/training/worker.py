@@ -15,11 +15,12 @@ from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod.generators.device import choose_device
 from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from elbod.training import datasets
+from elbod.training.check import check_model
 from elbod.training.datasets import Dataset
 from elbod.training.errors import Diverged, InvalidDataset, InvalidRecipe, NotPromoted, RefusedModel
 from elbod.training.gate import best_alias, promote_if_not_worse
 from elbod.training.identity import Identity
-from elbod.training.loop import Loop, Point, derive_seed
+from elbod.training.loop import Loop, Point, conditions, derive_seed
 from elbod.training.metrics import headline
 from elbod.training.parallel import Group, join, launched
 from elbod.training.pauses import Signals
@@ -88,6 +89,7 @@ def run_training(
         dataset = datasets.load(recipe.data, recipe.image_size)
         with _threads(recipe.threads):
             generator, parts = prepare(recipe, dataset, seed)
+            _check_family(generator, parts)
             material = Material.of(name, recipe, dataset, parts, generator, seed, place)
             identity = Identity(name, recipe, seed, material.digest, place.type, group.size, publish_every)
             group.agree(canonical(identity.to_json()), "recipe, data, seed and machine")
@@ -274,6 +276,13 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
     except ValueError as error:
         raise InvalidDataset(f"{dataset.name}: {error}") from error
     return generator, parts
+
+
+def _check_family(generator: Generator, parts: Split) -> None:
+    """What must hold at any weights is checked before an hour of training, too. Raises RefusedModel."""
+    (labels,) = conditions(generator, parts.labels, "validation")
+    label = None if labels is None else torch.from_numpy(labels)
+    check_model(generator.eval(), torch.from_numpy(parts.validation), label)
 
 
 def _labels(recipe: Recipe, dataset: Dataset, parts: Split) -> Labels | None:
