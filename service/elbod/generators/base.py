@@ -155,7 +155,7 @@ class Generator(nn.Module, ABC):
     ) -> tuple[Walk, PathTerms[Tensor] | None]:
         """Each draw one pass further: from q(z_{i-1}|z_i, x) with the terms of the pass, or from p(z_{i-1}|z_i).
 
-        Rows may stand at different levels. Families with `levels` implement it.
+        Rows may stand at different levels, `noise` is as of `begin`. Families with `levels` implement it.
         """
         raise NotImplementedError(f"family {self.blueprint.family!r} has no levels")
 

@@ -19,8 +19,12 @@ def row_terms(generator: Generator, x: Tensor, q: Posterior) -> RowTerms[Tensor]
 
 
 def draw_terms(generator: Generator, q: Posterior, x: Tensor, noise: Tensor, label: Tensor | None) -> DrawTerms[Tensor]:
-    """What one draw of each row contributes: z ~ q from standard normals (n, q.noise_dimensions), walked down all
-    levels."""
+    """What one draw of each row contributes: z ~ q from standard normals (n, q.noise_dimensions).
+
+    Raises NotImplementedError for a family with levels, whose draws have to be advanced first.
+    """
+    if generator.levels:
+        raise NotImplementedError(f"family {generator.blueprint.family!r} has levels, which cannot be scored yet")
     walk, path = generator.begin(q, noise)
     assert path is not None
     return DrawTerms(generator.observe(walk, label).double().log_likelihood(x), path)
