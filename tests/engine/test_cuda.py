@@ -27,8 +27,8 @@ def run(resident: Resident, device: str, *jobs: Job) -> list[Any]:
 @pytest.mark.parametrize("name", ["levels", "bits", "linear"])
 def test_a_gpu_gives_the_same_bytes_in_any_company(served_store: ModelStore, name: str) -> None:
     resident = load(served_store, served_store.resolve(name), Runner(torch.device("cuda")))
-    assert resident.reproducible
-    assert "cuda" in resident.fingerprint
+    assert resident.description.reproducible
+    assert "cuda" in resident.description.fingerprint
     whole = Job(verb=Verb.SAMPLE, rows=100, seed=7)
     tens = [replace(whole, rows=10, first_index=10 * i) for i in range(10)]
     first, *parts = run(resident, "cuda", whole, *tens)

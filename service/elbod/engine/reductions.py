@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job
-from elbod.engine.loading import Calibration, Resident
+from elbod.engine.loading import Resident
 from elbod.engine.runner import PARAMETER, Outputs
 from elbod.generators.base import Generator
 from elbod.generators.bounds import (
@@ -153,7 +153,7 @@ def _even_columns(outputs: Outputs, samples: int, draws: int, job: Job, resident
         columns["log_evidence"] = chunk.row["log_evidence"]
         columns["gap"] = chunk.row["log_evidence"] - bound.elbo
         columns["gap_standard_error"] = bound.standard_error
-    if (reference := calibration(job, resident)) is not None:
+    if (reference := resident.description.calibration_for(job)) is not None:
         same = reference.num_samples
         columns["quantile"], columns["typicality"] = rank(_bound(chunk, same).elbo, reference.scores)
     if job.target_standard_error is not None:
@@ -186,19 +186,6 @@ def _sampled(chunk: _Chunk, samples: int) -> tuple[Floats, PriorTerms]:
     if chunk.labels is not None:
         return chunk.labels.first(samples).marginal()
     return chunk.draw["reconstruction"][:, :samples], _prior_terms(chunk.row | chunk.draw, samples)
-
-
-def calibration(job: Job, resident: Resident) -> Calibration | None:
-    """The calibration scores that a job's bounds are compared with: of the largest stored S' <= S, if there are any.
-
-    None, too, where the job's rows become binary in another way than the model's did.
-    """
-    if job.binarize not in (None, resident.manifest.binarization):
-        return None
-    # With a target every row has at least the pilot's number of draws; all rows are compared alike.
-    samples = job.num_samples if job.target_standard_error is None else min(PILOT_DRAWS, job.num_samples)
-    stored = resident.calibration if job.label is None else resident.given_label
-    return stored.get(max((s for s in stored if s <= samples), default=0))
 
 
 def _prior_terms(chunk: Mapping[str, Array], samples: int) -> PriorTerms:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from elbod.engine.columns import MAY_BE_UNDEFINED
 from elbod.engine.jobs import PILOT_DRAWS, Array, Encodings, Job, Result, Samples, Scores, Stage, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.reductions import Counts, elbo_columns, encode_columns, needed_samples, work_bytes
@@ -292,7 +293,7 @@ class Task:
         if job.verb is Verb.SAMPLE:
             return {"z": chunk["z"], "x": chunk[job.output], "undefined": _undefined(chunk)}
         if job.verb is Verb.ENCODE:
-            return encode_columns(chunk, job.draws, described=self.resident.posterior_closed_form)
+            return encode_columns(chunk, job.draws, described=self.resident.description.posterior_closed_form)
         return elbo_columns(chunk, self._samples, self._draws, job, self.resident)
 
     def take(self, columns: Outputs, *, finite: bool) -> bool:
@@ -356,7 +357,7 @@ class Task:
             value = Samples(x=kept["x"], z=kept["z"])
         elif self.job.verb is Verb.ENCODE:
             value = Encodings(
-                family=self.resident.posterior_family,
+                family=self.resident.description.posterior_family,
                 parameters={n.removeprefix(PARAMETER): v for n, v in kept.items() if n.startswith(PARAMETER)},
                 z=kept.get("z"),
                 kl=kept.get("kl"),
@@ -435,5 +436,3 @@ _KEPT = {
     },
 }
 _DRAWN = {"sample": {"sample", "undefined"}, "mean": {"mean"}}
-# Columns whose numbers may be NaN: errors that a few draws do not give.
-MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}
