@@ -168,7 +168,8 @@ def families(folder: Path) -> None:
     from elbod.engine.loading import load
     from elbod.engine.runner import Runner
     from elbod.generators import checkpoint
-    from elbod.requests import UNLIMITED, ElboRequest
+    from elbod.requests.checks import UNLIMITED
+    from elbod.requests.verbs import ElboRequest
     from elbod.training import datasets, recipes
     from elbod.training.worker import prepare
     from elbod_store import Draft, ModelStore

@@ -14,8 +14,7 @@ from safetensors.numpy import save as save_safetensors
 from elbod.api import wire
 from elbod.api.problems import respond
 from elbod.errors import ElbodError
-from elbod.requests import ElboRequest, EncodeRequest, SampleRequest, validated
-from elbod.requests import Request as Asked
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest, validated
 
 LIMIT = 16 * 1024
 X = [[[0] * 8] * 8]
@@ -34,7 +33,7 @@ requests = st.dictionaries(names, values, max_size=80)
 
 
 @given(requests, st.sampled_from([SampleRequest, EncodeRequest, ElboRequest]))
-def test_an_error_is_short_whatever_the_body(request: dict[str, Any], kind: type[Asked]) -> None:
+def test_an_error_is_short_whatever_the_body(request: dict[str, Any], kind: type[VerbRequest]) -> None:
     try:
         fields, _ = wire.decode_json(json.dumps(request).encode(), ("x", "label"))
         validated(kind, fields)

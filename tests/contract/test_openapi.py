@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from elbod.api import schemas
-from elbod.requests import ElboRequest, EncodeRequest, SampleRequest
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest
 from elbod_store import ModelStore
 
 

@@ -11,7 +11,7 @@ from elbod.api.parameters import Alias, Name
 from elbod.api.security import host_of, is_loopback
 from elbod.api.service import service_of
 from elbod.errors import Forbidden, LostRace, UnsupportedMediaType, shown
-from elbod.requests import validated
+from elbod.requests.verbs import validated
 from elbod_store import AliasEntry, Conflict, ModelStore, UnknownAlias
 from elbod_store.names import MAX_NUMBER
 

@@ -14,7 +14,7 @@ from elbod.api import document, parameters, routes, schemas, wire
 from elbod.api.service import service_of
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Job
-from elbod.requests import SampleRequest
+from elbod.requests.verbs import SampleRequest
 from elbod_store import parse_reference
 
 router = APIRouter()

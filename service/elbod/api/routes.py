@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from elbod import requests
 from elbod.api import document, schemas, wire
 from elbod.api.service import service_of
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Job, Result, Samples
 from elbod.errors import NotAcceptable, UnsupportedMediaType, shown
-from elbod.requests import ElboRequest, EncodeRequest, SampleRequest
+from elbod.requests.answers import Answer, answer_of
 from elbod.requests.blocks import Pause
 from elbod.requests.images import png_grid
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest, validated
 
 
 class _Verb(APIRoute):
@@ -40,8 +40,6 @@ class _Verb(APIRoute):
 
 
 router = APIRouter(route_class=_Verb)
-
-Asked = TypeVar("Asked", bound=requests.Request)
 
 _DATA_TYPES = (wire.JSON_TYPE, wire.SAFETENSORS_TYPE)
 # A safetensors body takes as long to decode as JSON of a fraction of its length: tensors are views of it.
@@ -71,7 +69,7 @@ class Timing:
         return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in phases.items())}
 
 
-def _documented(kind: type[requests.Request], response: type[BaseModel], *media: str) -> dict[str, Any]:
+def _documented(kind: type[VerbRequest], response: type[BaseModel], *media: str) -> dict[str, Any]:
     """Route arguments that describe a body which `wire` reads instead of pydantic."""
     tensors = {"type": "string", "format": "binary", "description": "tensors; all else as JSON in __metadata__"}
     content = {
@@ -111,7 +109,7 @@ async def elbo(request: Request) -> Response:
     return await _answer(request, ElboRequest, _DATA_TYPES)
 
 
-async def _answer(request: Request, kind: type[requests.Request], offers: Sequence[str]) -> Response:
+async def _answer(request: Request, kind: type[VerbRequest], offers: Sequence[str]) -> Response:
     started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, offers)
     asked, arrays = await _parse(request, kind)
@@ -135,7 +133,7 @@ async def respond(
         x, headers = result.value.x, _origin(job, model)
         size, write = _PNG_BYTES * x.size, lambda pause: png_grid(x, model.likelihood, pause)
     else:
-        answer = requests.answer(job, result, model)
+        answer = answer_of(job, result, model)
         size, write = _size(answer.arrays), lambda pause: _written(answer, media, encoding, pause)
     body = await service.in_blocks(request, size, write)
     seconds = time.perf_counter() - computed
@@ -143,7 +141,7 @@ async def respond(
     return Response(body, media_type=media, headers=headers | timing.header(result, seconds))
 
 
-def _written(answer: requests.Answer, media: str, encoding: str, pause: Pause) -> bytes | memoryview:
+def _written(answer: Answer, media: str, encoding: str, pause: Pause) -> bytes | memoryview:
     if media == wire.SAFETENSORS_TYPE:
         return wire.encode_safetensors(answer.fields, answer.arrays, pause)
     return wire.encode_json(answer.fields, answer.arrays, as_base64=encoding == "base64", pause=pause)
@@ -170,7 +168,7 @@ def _media_type(request: Request, offers: Sequence[str]) -> str:
     return media
 
 
-async def _parse(request: Request, kind: type[Asked]) -> tuple[Asked, dict[str, NDArray[Any]]]:
+async def _parse(request: Request, kind: type[VerbRequest]) -> tuple[VerbRequest, dict[str, NDArray[Any]]]:
     service, names = service_of(request), tuple(kind.arrays)
     # Without a type it is refused: any page may make a browser send that here without being asked.
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -184,7 +182,7 @@ async def _parse(request: Request, kind: type[Asked]) -> tuple[Asked, dict[str, 
     else:
         size, decode = len(body) // _TENSORS_PER_JSON, lambda _: wire.decode_safetensors(body, names)
     fields, arrays = await service.in_blocks(request, size, decode)
-    return requests.validated(kind, fields), arrays
+    return validated(kind, fields), arrays
 
 
 def _size(arrays: Mapping[str, NDArray[Any] | None]) -> int:

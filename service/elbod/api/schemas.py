@@ -12,7 +12,7 @@ from typing_extensions import TypeAliasType
 from elbod.api import wire
 from elbod.engine import columns
 from elbod.engine.columns import Column
-from elbod.requests import Request
+from elbod.requests.verbs import VerbRequest
 
 # The arrays of a request, which no model here has: `wire` takes them out first.
 REQUEST_ARRAYS: dict[str, Any] = {
@@ -54,13 +54,12 @@ ArrayField = Values | PackedArray
 NullableArray = Values | PackedArray | None
 
 
-def with_arrays(request: type[Request]) -> dict[str, Any]:
+def with_arrays(request: type[VerbRequest]) -> dict[str, Any]:
     """The JSON schema of a request body, its array fields included."""
     schema = request.model_json_schema()
     for name, description in request.arrays.items():
-        kinds = _ARRAY if name in request.required else [*_ARRAY, _NULL]
         # One class may be that of all rows.
-        kinds = [_CLASS, *kinds] if name == "label" else kinds
+        kinds = [*([_CLASS] if name == "label" else []), *_ARRAY, *([] if name in request.required else [_NULL])]
         schema["properties"][name] = {"anyOf": kinds, "description": description}
     return schema | ({"required": list(request.required)} if request.required else {})
 
@@ -69,9 +68,9 @@ def _fields(table: Sequence[Column], *, required: bool = True) -> dict[str, Any]
     """The fields of a response model that are arrays."""
     found: dict[str, Any] = {}
     for column in table:
-        kind: Any = ArrayField if column.null is None else NullableArray
-        kind = kind if column.single is None else int | kind
-        found[column.field] = (kind, Field(... if required else None, description=column.described))
+        array: Any = ArrayField if column.null is None else NullableArray
+        field = Field(... if required else None, description=column.described)
+        found[column.name] = (array if column.single is None else int | array, field)
     return found
 
 
@@ -95,20 +94,15 @@ SampleResponse = create_model("SampleResponse", __base__=_Response, **_fields(co
 
 
 class _Posterior(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"description": "q(z|x): parameters of its family"})
 
     family: str
     closed_form: bool = Field(description="false: ask for draws, which come with their log_q")
 
 
 PosteriorParameters = create_model(
-    "PosteriorParameters",
-    __base__=_Posterior,
-    __doc__="Parameters of q(z|x): those of its family, or none without closed form.",
-    **_fields(columns.POSTERIOR, required=False),
+    "PosteriorParameters", __base__=_Posterior, **_fields(columns.POSTERIOR, required=False)
 )
-
-
 EncodeResponse = create_model(
     "EncodeResponse", __base__=_Response, posterior=(PosteriorParameters, ...), **_fields(columns.ENCODE)
 )

@@ -24,8 +24,8 @@ from elbod.engine.runner import Runner
 from elbod.engine.tasks import Task
 from elbod.engine.threads import Threads
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError, shown
-from elbod.requests import RequestLimits
 from elbod.requests.blocks import Pause, no_pause
+from elbod.requests.checks import RequestLimits
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 

@@ -49,7 +49,8 @@ def encode(
     # torch takes seconds to import: only now, with the configuration checked.
     from elbod.cli.scoring import Session, describe, labels_of
     from elbod.engine.jobs import Verb
-    from elbod.requests import UNLIMITED, EncodeRequest, check_count, validated
+    from elbod.requests.checks import UNLIMITED, check_count
+    from elbod.requests.verbs import EncodeRequest, validated
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)

@@ -42,7 +42,7 @@ def report(
     from elbod.cli.scoring import Session
     from elbod.report.findings import find
     from elbod.report.page import page
-    from elbod.requests import check_count
+    from elbod.requests.checks import check_count
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)

@@ -47,8 +47,9 @@ def sample(
 
     from elbod.cli.scoring import Session, describe
     from elbod.engine.jobs import Verb
-    from elbod.requests import UNLIMITED, SampleRequest, validated
+    from elbod.requests.checks import UNLIMITED
     from elbod.requests.images import png_grid
+    from elbod.requests.verbs import SampleRequest, validated
 
     fields = {
         "seed": seed,

@@ -71,7 +71,8 @@ def score(
     from elbod.engine.jobs import Array, Verb
     from elbod.engine.loading import Resident
     from elbod.errors import StartupError
-    from elbod.requests import UNLIMITED, ElboRequest, check_count, validated
+    from elbod.requests.checks import UNLIMITED, check_count
+    from elbod.requests.verbs import ElboRequest, validated
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)

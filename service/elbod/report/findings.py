@@ -10,7 +10,8 @@ from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Floats, Job
 from elbod.engine.loading import Resident
 from elbod.report.coverage import Coverage, coverage
-from elbod.requests import UNLIMITED, ElboRequest, EncodeRequest, Request, SampleRequest
+from elbod.requests.checks import UNLIMITED
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest
 
 Run = Callable[[Job, str], dict[str, Array]]
 _Work = Callable[..., dict[str, Array]]
@@ -67,7 +68,7 @@ def find(
     model = resident.description
     missing: dict[str, str] = {}
 
-    def work(request: Request, title: str, **arrays: Array | None) -> dict[str, Array]:
+    def work(request: VerbRequest, title: str, **arrays: Array | None) -> dict[str, Array]:
         return run(request.job(arrays, model, UNLIMITED), title)
 
     scoring = ElboRequest(seed=seed, num_samples=draws, num_importance_samples=importance)

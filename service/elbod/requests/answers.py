@@ -17,13 +17,13 @@ _ELBO = tuple(column.name for column in columns.ELBO if column.single is None)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Fields, and arrays by the names of `columns`: `posterior.mean` is `mean` of `posterior`; None is null."""
+    """Fields, and arrays by the names of `engine.columns`: `posterior.mean` is `mean` of `posterior`; None is null."""
 
     fields: Mapping[str, Any]
     arrays: Mapping[str, Array | None]
 
 
-def answer(job: Job, result: Result, model: ModelDescription) -> Answer:
+def answer_of(job: Job, result: Result, model: ModelDescription) -> Answer:
     """What a job's result says, and where it comes from."""
     value = result.value
     fields: dict[str, Any] = {

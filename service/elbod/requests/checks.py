@@ -44,12 +44,11 @@ def check_rows(
     if x is None:
         raise InvalidInput.at("/x", "x is missing: the rows to work on, in data units")
     likelihood = model.likelihood
-    x = _of_channels(x, likelihood.event_shape)
-    _check_shape("x", x, likelihood.event_shape, model, max_rows)
+    x = _of_channels(x, model.event_shape)
+    _check_shape("x", x, model.event_shape, model, max_rows)
     if binarize is not None and likelihood.name != "bernoulli":
-        raise InvalidInput.at(
-            "/binarize", f"{_of(model)} has a {likelihood.name} likelihood: binarize is for bernoulli"
-        )
+        why = f"{_of(model)} has a {likelihood.name} likelihood: binarize is for bernoulli"
+        raise InvalidInput.at("/binarize", why)
     step = max(1, _CHECKED * len(x) // x.size)
     for first in range(0, len(x), step):
         _check_values(x[first : first + step], first, model, binarize)
@@ -59,8 +58,8 @@ def check_rows(
 
 def _check_values(x: Array, first: int, model: ModelDescription, binarize: Binarize | None) -> None:
     """Rows from number `first` on."""
-    likelihood = model.likelihood
     _check_finite("x", x, first)
+    likelihood = model.likelihood
     if binarize is not None:
         rule = f"binarize needs values in [0, 1] for {_of(model)}: divide grey levels by 255"
         _check_all(x, first, (x >= 0) & (x <= 1), rule)
@@ -93,9 +92,8 @@ def check_latents(model: ModelDescription, z: Array, *, max_rows: int) -> NDArra
         wrong = ((latents != np.round(latents)) | (latents < 0) | (latents >= levels)).any(axis=1)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise InvalidInput.at(
-                f"/z/{row}", f"z[{row}] is {latents[row].tolist()}: no latent of family {model.family!r}"
-            )
+            why = f"z[{row}] is {latents[row].tolist()}: no latent of family {model.family!r}"
+            raise InvalidInput.at(f"/z/{row}", why)
     return latents
 
 

@@ -5,11 +5,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from elbod.engine.description import ModelDescription
-from elbod.engine.jobs import Binarize, Job, Verb
+from elbod.engine.jobs import Array, Binarize, Job, Verb
 from elbod.errors import InvalidInput, Place
 from elbod.generators.noise import MAX_INDEX, MAX_SEED
 from elbod.requests.blocks import Pause, no_pause
@@ -17,7 +16,7 @@ from elbod.requests.checks import RequestLimits, check_count, check_labels, chec
 from elbod_store.names import ALIAS, NAME, VERSION
 
 # A request's arrays by name; those that are not given are None or left out.
-Arrays = Mapping[str, NDArray[Any] | None]
+Arrays = Mapping[str, Array | None]
 
 # No model reference is longer: two names of 64 characters.
 _MAX_REFERENCE = 130
@@ -30,7 +29,7 @@ _X = "(n, *event_shape) in data units"
 _LABEL = "class number of a conditional model: one for all rows, or (n,)"
 
 
-class Request(BaseModel):
+class VerbRequest(BaseModel):
     """What all three verbs take; `arrays` says what else, arrays that no field here holds, and which are `required`."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -56,16 +55,14 @@ class Request(BaseModel):
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
         """What it asks of the engine, every value checked. Raises InvalidInput."""
 
-    def _seed(self) -> int:
-        return secrets.randbelow(2**53) if self.seed is None else self.seed
-
-    def _first_index(self, rows: int) -> int:
+    def _job(self, verb: Verb, rows: int, **asked: Any) -> Job:
         if self.first_index + rows > MAX_INDEX:
             raise InvalidInput.at("/first_index", f"the last row's index must be below 2^56: {rows} rows do not fit")
-        return self.first_index
+        seed = secrets.randbelow(2**53) if self.seed is None else self.seed
+        return Job(verb=verb, rows=rows, seed=seed, first_index=self.first_index, **asked)
 
 
-class SampleRequest(Request):
+class SampleRequest(VerbRequest):
     """x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
 
     arrays = {"x": f"rows to vary, {_X}", "z": "(n, latent_dim)", "label": _LABEL}
@@ -88,9 +85,8 @@ class SampleRequest(Request):
         counted = "num_samples" in self.model_fields_set
         given = x if x is not None else z
         if given is not None and counted:
-            raise InvalidInput.at(
-                "/num_samples", "num_samples is for draws from the prior: z and x give one output a row"
-            )
+            why = "num_samples is for draws from the prior: z and x give one output a row"
+            raise InvalidInput.at("/num_samples", why)
         if z is not None and self.temperature != 1:
             raise InvalidInput.at("/temperature", "temperature scales the draw of z: it means nothing with a given z")
         # What has one entry a row says how many rows there are.
@@ -98,20 +94,11 @@ class SampleRequest(Request):
             given = label
         rows = self.num_samples if given is None else len(given)
         check_count("num_samples", rows, limits.max_rows)
-        return Job(
-            verb=Verb.SAMPLE,
-            rows=rows,
-            seed=self._seed(),
-            first_index=self._first_index(rows),
-            x=x,
-            z=z,
-            label=check_labels(model, label, rows, required=True),
-            temperature=self.temperature,
-            output=self.output,
-        )
+        label = check_labels(model, label, rows, required=True)
+        return self._job(Verb.SAMPLE, rows, x=x, z=z, label=label, temperature=self.temperature, output=self.output)
 
 
-class EncodeRequest(Request):
+class EncodeRequest(VerbRequest):
     """Parameters of q(z|x), optionally draws from it."""
 
     arrays = {"x": f"rows to encode, {_X}", "label": _LABEL}
@@ -123,19 +110,10 @@ class EncodeRequest(Request):
         x = check_rows(model, arrays.get("x"), binarize=self.binarize, max_rows=limits.max_rows, pause=pause)
         label = check_labels(model, arrays.get("label"), len(x), required=True)
         check_count("num_samples", self.num_samples, limits.max_num_samples)
-        return Job(
-            verb=Verb.ENCODE,
-            rows=len(x),
-            seed=self._seed(),
-            first_index=self._first_index(len(x)),
-            x=x,
-            label=label,
-            num_samples=self.num_samples,
-            binarize=self.binarize,
-        )
+        return self._job(Verb.ENCODE, len(x), x=x, label=label, num_samples=self.num_samples, binarize=self.binarize)
 
 
-class ElboRequest(Request):
+class ElboRequest(VerbRequest):
     """The evidence lower bound of each row."""
 
     arrays = {"x": f"rows to score, {_X}", "label": _LABEL}
@@ -163,11 +141,9 @@ class ElboRequest(Request):
             raise InvalidInput.at("/num_samples", "num_samples is what target_standard_error decides: give one of them")
         check_count("num_samples", self.num_samples, limits.max_num_samples)
         check_count("num_importance_samples", self.num_importance_samples, limits.max_importance_samples)
-        return Job(
-            verb=Verb.ELBO,
-            rows=len(x),
-            seed=self._seed(),
-            first_index=self._first_index(len(x)),
+        return self._job(
+            Verb.ELBO,
+            len(x),
             x=x,
             label=label,
             # A conditional model without given labels is marginalised over all of them.

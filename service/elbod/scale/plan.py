@@ -10,7 +10,8 @@ import numpy as np
 
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Binarize, Job, Verb
-from elbod.requests import UNLIMITED, ElboRequest, EncodeRequest, Request, SampleRequest, validated
+from elbod.requests.checks import UNLIMITED
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest, validated
 from elbod_store import Manifest
 from elbod_store.canonical import canonical
 
@@ -20,7 +21,7 @@ _ROWS = 16_384
 _BYTES = 64 * 1024**2
 
 _SCHEMA = 1
-_REQUESTS: dict[Verb, type[Request]] = {
+_REQUESTS: dict[Verb, type[VerbRequest]] = {
     Verb.SAMPLE: SampleRequest,
     Verb.ENCODE: EncodeRequest,
     Verb.ELBO: ElboRequest,
