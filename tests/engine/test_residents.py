@@ -112,7 +112,7 @@ def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: Model
     residents.poll()
     default = residents.find(None)
     assert default is not None
-    assert default.description.version == third.description.version == 3
+    assert default.description.version == third.version == 3
     assert residents.problems == []
 
 
