@@ -30,7 +30,7 @@ class RequestLimits:
     max_importance_samples: int
 
 
-# What a command asks of its own machine.
+# Commands, bulk jobs and reports have none.
 UNLIMITED = RequestLimits(sys.maxsize, sys.maxsize, sys.maxsize)
 
 
