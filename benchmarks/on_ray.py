@@ -165,10 +165,11 @@ def families(folder: Path) -> None:
     import torch
 
     from elbod.engine.bulk import open_bulk
-    from elbod.engine.jobs import Job, Verb, marginal_labels
     from elbod.engine.loading import load
     from elbod.engine.runner import Runner
     from elbod.generators import checkpoint
+    from elbod.requests.checks import UNLIMITED
+    from elbod.requests.verbs import ElboRequest
     from elbod.training import datasets, recipes
     from elbod.training.worker import prepare
     from elbod_store import Draft, ModelStore
@@ -199,14 +200,8 @@ def families(folder: Path) -> None:
             x = np.concatenate(list(itertools.islice(itertools.cycle([np.asarray(test)]), -(-count // len(test)))))[
                 :count
             ]
-            job = Job(
-                verb=Verb.ELBO,
-                rows=count,
-                seed=1,
-                x=x,
-                marginal_labels=marginal_labels(resident.generator, None),
-                num_importance_samples=0 if draws == 1 else draws,
-            )
+            asked = ElboRequest(seed=1, num_importance_samples=0 if draws == 1 else draws)
+            job = asked.job({"x": x}, resident.description, UNLIMITED)
             with open_bulk(runner, 1) as engines:
                 engines.run(job, resident, lambda _: None)
                 since = time.perf_counter()

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from docsite import commands, formulas, http, tables
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "columns": tables.columns,
     "elbod": commands.elbod,
     "elboctl": commands.elboctl,
     "errors": tables.errors,

@@ -1,4 +1,4 @@
-"""Tables of the reference: settings, errors, metrics, recipes, families."""
+"""Tables of the reference: settings, errors, metrics, recipes, families, columns of answers."""
 
 import asyncio
 import inspect
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from prometheus_client.parser import text_string_to_metric_families
 
 from elbod.api.app import create_app
+from elbod.engine.columns import ELBO, ENCODE, POSTERIOR, SAMPLE
 from elbod.errors import STATUS
 from elbod.generators.checkpoint import families as family_names
 from elbod.generators.checkpoint import family
@@ -38,6 +39,13 @@ def errors() -> str:
 def families() -> str:
     rows = [(f"`{name}`", _first_line(sys.modules[family(name).__module__])) for name in family_names()]
     return table(("family", ""), rows)
+
+
+def columns() -> str:
+    """Every array of an answer."""
+    tables = {"`/sample`": SAMPLE, "`posterior` of `/encode`": POSTERIOR, "`/encode`": ENCODE, "`/elbo`": ELBO}
+    rows = [(f"`{column.name}`", verb, column.described) for verb, found in tables.items() for column in found]
+    return table(("array", "answer of", ""), rows)
 
 
 def metrics() -> str:

@@ -28,6 +28,7 @@ A message says what was wrong, where, and what to do about it.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 
 class ElbodError(Exception):
@@ -105,6 +106,12 @@ class Place:
 
     pointer: str
     detail: str
+
+    @classmethod
+    def named(cls, names: tuple[int | str, ...], message: str, whole: str) -> Self:
+        """The place of these names, one within the other; `whole` is what the message calls the place of none."""
+        texts = [shown(str(name)) for name in names]
+        return cls("/" + "/".join(texts), f"{'.'.join(texts) or whole}: {message}")
 
 
 class InvalidInput(RequestError):

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from elbod.api import schemas
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest
 from elbod_store import ModelStore
 
 
@@ -18,9 +19,9 @@ def document(server: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "request_model", "response_model", "body"),
     [
-        ("/sample", schemas.SampleRequest, schemas.SampleResponse, {"num_samples": 2}),
-        ("/encode", schemas.EncodeRequest, schemas.EncodeResponse, {"x": [[[1] * 8] * 8], "num_samples": 2}),
-        ("/elbo", schemas.ElboRequest, schemas.ElboResponse, {"x": [[[1] * 8] * 8], "num_importance_samples": 30}),
+        ("/sample", SampleRequest, schemas.SampleResponse, {"num_samples": 2}),
+        ("/encode", EncodeRequest, schemas.EncodeResponse, {"x": [[[1] * 8] * 8], "num_samples": 2}),
+        ("/elbo", ElboRequest, schemas.ElboResponse, {"x": [[[1] * 8] * 8], "num_importance_samples": 30}),
     ],
 )
 def test_requests_and_responses_have_exactly_the_documented_fields(

@@ -32,7 +32,7 @@ def test_the_only_model_of_a_store_is_the_default(store: ModelStore, backend: Ea
     with pytest.raises(NotReady, match="no model yet"):
         residents.acquire(None)
     publish(store, "levels", LEVELS)
-    assert residents.acquire(None).version == 1
+    assert residents.acquire(None).description.version == 1
     assert residents.default is residents.acquire("levels@1") is residents.acquire("levels@latest")
 
 
@@ -57,11 +57,11 @@ def test_models_are_followed_whatever_is_wrong_with_the_default(
     store.promote("levels", "production", 1, who="test", why="first")
     residents = open_residents(store, backend, default)
     residents.poll()
-    assert residents.acquire("levels").version == 1
+    assert residents.acquire("levels").description.version == 1
     publish(store, "levels", LEVELS, 2)
     store.promote("levels", "production", 2, who="test", why="better")
     residents.poll()
-    assert residents.acquire("levels").version == 2
+    assert residents.acquire("levels").description.version == 2
     assert residents.ready is (default is None)
     assert bool(residents.problems) is (default is not None)
 
@@ -85,7 +85,7 @@ def test_an_alias_move_and_a_new_version_are_followed_and_exact_versions_stay(
     assert first is latest is exact
     publish(store, "levels", LEVELS, 2)
     residents.poll()
-    assert residents.acquire("levels@latest").version == 2
+    assert residents.acquire("levels@latest").description.version == 2
     assert residents.default is first
     store.promote("levels", "production", 2, who="test", why="better")
     residents.poll()
@@ -112,7 +112,7 @@ def test_a_corrupt_version_is_refused_and_the_old_one_keeps_serving(store: Model
     residents.poll()
     default = residents.find(None)
     assert default is not None
-    assert default.version == third.version == 3
+    assert default.description.version == third.version == 3
     assert residents.problems == []
 
 
@@ -131,7 +131,7 @@ def test_a_retired_version_and_a_removed_alias_stop_being_served(store: ModelSto
         residents.acquire("levels@canary")
     with pytest.raises(UnknownModel, match="retired"):
         residents.acquire("levels@1")
-    assert residents.acquire(None).version == 2
+    assert residents.acquire(None).description.version == 2
 
 
 def test_the_least_recently_used_version_is_evicted_and_the_default_never(
@@ -148,7 +148,7 @@ def test_the_least_recently_used_version_is_evicted_and_the_default_never(
     residents.find("levels@1")
     residents.acquire("levels@3")
     assert residents.find(None) is default
-    assert {resident.version for resident in residents.loaded()} == {4, 1, 3}
+    assert {resident.description.version for resident in residents.loaded()} == {4, 1, 3}
 
 
 def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: ModelStore, backend: EagerBackend) -> None:
@@ -164,7 +164,7 @@ def test_a_model_larger_than_the_limit_is_refused_and_evicts_nobody(store: Model
     assert [str(resident) for resident in residents.loaded()] == ["levels@1"]
     publish(store, "levels", wide)
     residents.poll()
-    assert residents.acquire(None).version == 1
+    assert residents.acquire(None).description.version == 1
     assert len(residents.problems) == 2
 
 
@@ -175,7 +175,7 @@ def test_a_default_that_fills_the_limit_can_be_swapped(store: ModelStore, backen
     residents.acquire(None)
     publish(store, "levels", LEVELS, 1)
     residents.poll()
-    assert residents.acquire(None).version == 2
+    assert residents.acquire(None).description.version == 2
     with pytest.raises(ModelFailure):
         residents.acquire("levels@1")
 
@@ -224,7 +224,7 @@ def test_a_store_that_disappears_leaves_what_is_loaded_serving(
     residents.poll()
     default = residents.find(None)
     assert default is not None
-    assert default.version == 2
+    assert default.description.version == 2
     assert residents.problems == []
 
 
@@ -255,7 +255,7 @@ def test_a_damaged_manifest_or_alias_entry_is_shown_and_the_old_version_keeps_se
     residents.poll()
     default = residents.find(None)
     assert default is not None
-    assert default.version == 2
+    assert default.description.version == 2
     assert residents.problems == []
 
 

@@ -88,7 +88,7 @@ def test_a_wide_tile_that_takes_long_or_gains_nothing_is_not_used(
 
 
 def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]) -> None:
-    assert all(resident.reproducible and 32 in resident.sizes for resident in residents.values())
+    assert all(resident.description.reproducible and 32 in resident.sizes for resident in residents.values())
 
 
 def _named(resident: Resident) -> tuple[int, ...]:
@@ -98,9 +98,9 @@ def _named(resident: Resident) -> tuple[int, ...]:
 
 def test_the_fingerprint_names_versions_hardware_and_the_set_of_tiles(residents: dict[str, Resident]) -> None:
     resident = residents["levels"]
-    assert torch.__version__ in resident.fingerprint
-    assert torch.backends.cpu.get_cpu_capability() in resident.fingerprint
-    assert resident.fingerprint.endswith("tiles-" + ".".join(map(str, _named(resident))))
+    assert torch.__version__ in resident.description.fingerprint
+    assert torch.backends.cpu.get_cpu_capability() in resident.description.fingerprint
+    assert resident.description.fingerprint.endswith("tiles-" + ".".join(map(str, _named(resident))))
 
 
 def test_a_version_that_does_not_reproduce_its_reference_is_refused(

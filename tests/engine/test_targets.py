@@ -90,7 +90,7 @@ def test_scores_are_ranked_with_the_largest_calibrated_number_of_draws_that_they
     full = scores(engine, job, calibrated)
     first = scores(engine, replace(job, num_samples=16), calibrated)
     assert full["quantile"].tobytes() == first["quantile"].tobytes()
-    reference = calibrated.calibration[16].scores
+    reference = calibrated.description.calibration[16].scores
     expected = (1 + (reference[None] <= first["elbo"][:, None]).sum(1)) / 51
     np.testing.assert_allclose(full["quantile"], expected)
     single = scores(engine, replace(job, num_samples=15), calibrated)

@@ -63,7 +63,7 @@ def test_a_trained_model_is_recorded_by_its_name_and_levels(resident: Resident) 
     assert manifest.levels == (None if density else 5)
     assert manifest.metrics["measure"] == ("density" if density else "pmf")
     assert np.isfinite(manifest.metrics["elbo"])
-    assert resident.reproducible
+    assert resident.description.reproducible
 
 
 def test_scores_are_bounds_in_their_measure(engine: Compute, resident: Resident) -> None:

@@ -94,7 +94,7 @@ def test_an_image_model_has_every_section(session: Session) -> None:
         assert words in shown.text
     assert f"{findings.scores['elbo'].mean():.2f}" in shown.text
     assert f"{findings.scores['iwae'].mean():.2f}" in shown.text
-    assert findings.resident.digest in shown.text
+    assert findings.resident.description.digest in shown.text
 
 
 def test_the_numbers_are_those_of_elbod_score(session: Session, tmp_path: Path) -> None:

@@ -415,7 +415,6 @@ def _logits(change: Change) -> Change:
         (Codec, "observe", _logits(lambda v: v[:1, :, None]), r"log_prob of the distribution of observe raises"),
         (Codec, "observe", _logits(_one_nan), r"observe: log p\(x_i\|z\) of row 3 is nan"),
         (Codec, "observe", _logits(lambda v: v + 1), r"observe gives row 0 another p\(x\|z\) than decode of its z"),
-        (Codec, "supports_latents", lambda found: ~found, "supports_latents refuses a draw of row 0"),
         (Stepped, "begin", _walk(level=None), "the family has levels = 2, but begin gives no level"),
         (Stepped, "begin", _walk(below=torch.zeros(8)), "begin: below is torch.float32, not torch.int64"),
         (Stepped, "begin", _walk(level=torch.full((8,), 3)), "begin: level of draw 0 is 3, of levels = 2"),
@@ -432,6 +431,14 @@ def test_a_method_that_raises_or_returns_what_it_must_not_is_named(
 ) -> None:
     with pytest.raises(RefusedModel, match=f"not published: .*{reason}"):
         check_model(_after(kind, method, change)(), _rows(BITS)[:, :2].flatten(1)[:, :6])
+
+
+def test_draws_that_are_none_of_the_integers_that_a_family_claims_are_found_out() -> None:
+    class Integral(Codec):
+        latent_levels = 3
+
+    with pytest.raises(RefusedModel, match="none of the integers below latent_levels = 3"):
+        check_model(Integral(), _rows(BITS)[:, :2].flatten(1)[:, :6])
 
 
 def test_levels_that_a_family_does_not_have_are_found_out() -> None:

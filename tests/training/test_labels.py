@@ -32,9 +32,9 @@ def test_a_conditional_model_is_published_with_both_kinds_of_scores_and_serves(s
     scores = load_safetensors(store.read(manifest.calibration))
     assert set(scores) == {f"{kind}_{s}" for kind in ("elbo", "elbo_given_label") for s in (1, 4, 16, 64)}
     resident = load(store, manifest, EagerBackend())
-    assert resident.reproducible
-    assert resident.calibration.keys() == resident.given_label.keys() == {1, 4, 16, 64}
-    assert resident.given_label[4].scores.mean() > resident.calibration[4].scores.mean()
+    assert resident.description.reproducible
+    assert resident.description.calibration.keys() == resident.description.given_label.keys() == {1, 4, 16, 64}
+    assert resident.description.given_label[4].scores.mean() > resident.description.calibration[4].scores.mean()
 
 
 def test_labels_stay_with_their_rows(conditional):

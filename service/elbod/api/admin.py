@@ -3,15 +3,15 @@
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from elbod.api import document, schemas, wire
 from elbod.api.models import ask_store
 from elbod.api.parameters import Alias, Name
-from elbod.api.problems import invalid_fields
 from elbod.api.security import host_of, is_loopback
 from elbod.api.service import service_of
 from elbod.errors import Forbidden, LostRace, UnsupportedMediaType, shown
+from elbod.requests.verbs import validated
 from elbod_store import AliasEntry, Conflict, ModelStore, UnknownAlias
 from elbod_store.names import MAX_NUMBER
 
@@ -110,10 +110,7 @@ async def _parse(request: Request, schema: type[Fields]) -> Fields:
     if media != wire.JSON_TYPE and (media or body or schema is Promotion):
         raise UnsupportedMediaType(f"content type {shown(media)!r}: send {wire.JSON_TYPE}")
     fields, _ = wire.decode_json(body or b"{}", ())
-    try:
-        return schema.model_validate(fields)
-    except ValidationError as error:
-        raise invalid_fields(error) from error
+    return validated(schema, fields)
 
 
 def _promote(store: ModelStore, name: str, alias: str, fields: Promotion, who: str) -> AliasMove:

@@ -7,17 +7,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from elbod.engine.threads import Threads
+from elbod.requests.blocks import Pause
 
 T = TypeVar("T")
 
-# Called between two blocks of a long piece of work. Raises Abandoned.
-Pause = Callable[[], None]
-
 # Work on fewer bytes is done at once: a thread costs more.
 INLINE_BYTES = 64 * 1024
-# Numbers or characters in a block, about a millisecond of work: one call into C keeps all other threads waiting.
-BLOCK = 16 * 1024
-
 # Two, so that one large request does not hold up all others; more would only wait for each other.
 _THREADS = 2
 # Longer than a thread that wants the interpreter needs to wake up and take it.
@@ -28,10 +23,6 @@ class Abandoned(Exception):
     """Nobody waits for this work any more."""
 
 
-def no_pause() -> None:
-    """The pause of work that is done in one piece."""
-
-
 class Blocks:
     """The threads for long work. A cancelled call ends at its next block, or leaves the queue."""
 
@@ -39,7 +30,7 @@ class Blocks:
         self._threads = Threads(_THREADS, "elbod-blocks")
 
     async def run(self, work: Callable[[Pause], T]) -> T:
-        """The result of `work`, which calls its argument between blocks."""
+        """The result of `work`, which calls its argument between blocks; that raises Abandoned once nobody waits."""
         abandoned = threading.Event()
 
         def pause() -> None:

@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field, field_validator
 
 from elbod.api import document, parameters, routes, schemas, wire
 from elbod.api.service import service_of
+from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Job
-from elbod.engine.loading import Resident
+from elbod.requests.verbs import SampleRequest
 from elbod_store import parse_reference
 
 router = APIRouter()
@@ -22,7 +23,7 @@ router = APIRouter()
 _IMMUTABLE = "max-age=31536000, immutable"
 
 
-class SampleLink(schemas.SampleRequest):
+class SampleLink(SampleRequest):
     """POST /sample's fields in a link; `label` is one class for all rows."""
 
     model_config = ConfigDict(strict=False, extra="forbid")
@@ -61,25 +62,26 @@ async def sample(request: Request, link: Annotated[SampleLink, Query()]) -> Resp
     With a seed the answer has an `ETag`; with a seed and a version (`name@3`) it never changes.
     """
     started, service = time.perf_counter(), service_of(request)
-    arrays = {} if link.label is None else {"label": np.asarray(link.label)}
+    label = None if link.label is None else np.asarray(link.label)
     resident = await service.resident(request, link.model)
-    job = routes.sample_job(link, arrays, resident, service.settings.max_rows)
+    model = resident.description
+    job = link.job({"label": label}, model, service.limits)
     headers = {"Cache-Control": "no-store"}
-    if link.seed is not None and resident.reproducible:
-        headers = {"ETag": _etag(job, resident, link), "Cache-Control": _caching(link.model)}
+    if link.seed is not None and model.reproducible:
+        headers = {"ETag": _etag(job, model, link), "Cache-Control": _caching(link.model)}
         if _matches(request.headers.get("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
     timing = routes.Timing(started, time.perf_counter())
     result = await service.run(job, resident, request)
     media = wire.PNG_TYPE if link.format == "png" else wire.JSON_TYPE
-    response = await routes.sample_response(request, job, resident, result, media, timing, link.encoding)
+    response = await routes.respond(request, job, result, model, media, link.encoding, timing)
     response.headers.update(headers)
     return response
 
 
-def _etag(job: Job, resident: Resident, link: SampleLink) -> str:
+def _etag(job: Job, model: ModelDescription, link: SampleLink) -> str:
     """A strong validator: everything that decides the bytes."""
-    decides = [resident.digest, resident.name, resident.version, resident.fingerprint, PIL.__version__]
+    decides = [model.digest, model.name, model.version, model.fingerprint, PIL.__version__]
     decides += [job.seed, job.first_index, job.rows, job.temperature, job.output, link.label]
     return f'"{hashlib.sha256(orjson.dumps([*decides, link.format, link.encoding])).hexdigest()[:32]}"'
 

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from elbod.api.blocks import BLOCK, INLINE_BYTES, Pause
+from elbod.api.blocks import INLINE_BYTES
 from elbod.errors import InvalidInput
+from elbod.requests.blocks import BLOCK, Pause
 
 _KEY = re.compile(rb'\s*"([^"\\]*)"\s*:\s*')
 _SHORT = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|[^",\[\]{}]+|\[[^\[\]{}]*\]|\{[^{}]*\})')

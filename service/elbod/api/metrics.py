@@ -25,8 +25,8 @@ from elbod.api.histograms import Histogram, decades
 from elbod.api.logs import lines
 from elbod.api.worker_files import has_room
 from elbod.engine.compute import Compute
+from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Job, Result, Scores
-from elbod.engine.loading import Resident
 from elbod.engine.residents import Residents
 from elbod.errors import StartupError
 
@@ -57,7 +57,7 @@ class _Answered(NamedTuple):
     rows: int
     queue_seconds: float
     compute_seconds: float
-    resident: Resident
+    model: ModelDescription
     elbo: Array | None
     kl: Array | None
 
@@ -130,12 +130,12 @@ class Metrics:
         """A request is over; `problem` is the slug of the problem's title."""
         self._ended.append(_Ended(_VERBS.get(path, OTHER), status, seconds, problem))
 
-    def answered(self, job: Job, resident: Resident, result: Result) -> None:
+    def answered(self, job: Job, model: ModelDescription, result: Result) -> None:
         """A job has its result."""
         columns = result.value.columns if isinstance(result.value, Scores) else {}
         times = result.queue_seconds, result.compute_seconds
         self._answered.append(
-            _Answered(job.verb.value, job.rows, *times, resident, columns.get("elbo"), columns.get("kl"))
+            _Answered(job.verb.value, job.rows, *times, model, columns.get("elbo"), columns.get("kl"))
         )
 
     def encoded(self, job: Job, seconds: float) -> None:
@@ -189,9 +189,9 @@ class Metrics:
         kl: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
         for answer in answered:
             rows[answer.verb] += answer.rows
-            labels = self._labels(answer.resident)
+            labels = self._labels(answer.model)
             if answer.elbo is not None:
-                elbo[labels].append(answer.elbo / answer.resident.generator.likelihood.event_dims)
+                elbo[labels].append(answer.elbo / answer.model.likelihood.event_dims)
             if answer.kl is not None:
                 kl[labels].append(answer.kl)
         for verb, count in rows.items():
@@ -227,12 +227,12 @@ class Metrics:
         self._loaded_models.set(len(loaded))
         sizes: Tally[tuple[str, str]] = Tally()
         for resident in loaded:
-            sizes[self._labels(resident)] += resident.nbytes
+            sizes[self._labels(resident.description)] += resident.nbytes
         for labels in self._versions | sizes.keys():
             self._model_bytes.labels(*labels).set(sizes[labels])
 
-    def _labels(self, resident: Resident) -> tuple[str, str]:
-        labels = resident.name, str(resident.version)
+    def _labels(self, model: ModelDescription) -> tuple[str, str]:
+        labels = model.name, str(model.version)
         if labels not in self._versions:
             if len(self._versions) >= MOST_VERSIONS:
                 return OTHER, OTHER

@@ -14,7 +14,8 @@ from elbod import __version__
 from elbod.api import document, parameters, schemas, wire
 from elbod.api.parameters import Name, Version
 from elbod.api.service import Service, service_of
-from elbod.engine.loading import Calibration, parse_calibration, parse_reference
+from elbod.engine.description import Calibration, largest_up_to
+from elbod.engine.loading import parse_calibration, parse_reference
 from elbod.errors import DamagedStore, InvalidInput, NotReady, UnknownModel
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod_store import Conflict, Corrupt, InvalidName, Manifest, ModelStore, NotFound, Retired, StoreError, Unsupported
@@ -98,20 +99,18 @@ async def calibration(
         return parse_calibration(ask_store(service.store.read, manifest.calibration), manifest)
 
     kind = GIVEN_LABEL if conditional_on else MARGINAL
-    found = (await service.ask_store(request, read)).get(kind, {})
-    counts = [count for count in found if count <= num_samples]
-    if not counts:
+    found = largest_up_to((await service.ask_store(request, read)).get(kind, {}), num_samples)
+    if found is None:
         given = " given a label" if conditional_on else ""
         raise UnknownModel(f"{name}@{version} was published without calibration scores{given}")
-    used = max(counts)  # as the engine chooses
     fields = {
         "model": {"name": name, "version": version, "digest": manifest.digest},
         "units": "nats",
         "conditional_on": conditional_on,
         "binarization": manifest.binarization,
-        "num_samples": used,
+        "num_samples": found.num_samples,
     }
-    return _tensors(request, fields, {"scores": found[used].scores})
+    return _tensors(request, fields, {"scores": found.scores})
 
 
 def _reference(request: Request, store: ModelStore, name: str, version: int) -> Response:
@@ -195,14 +194,14 @@ def _model_with_history(service: Service, name: str) -> dict[str, Any]:
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
-    loaded = [resident for resident in service.residents.loaded() if resident.name == name]
+    loaded = [resident.description for resident in service.residents.loaded() if resident.manifest.name == name]
     return {
         "name": name,
         "versions": ask_store(service.store.versions, name),
         "aliases": ask_store(service.store.aliases, name),
         "loaded": [
-            {"version": r.version, "digest": r.digest, "reproducible": r.reproducible, "fingerprint": r.fingerprint}
-            for r in sorted(loaded, key=lambda resident: resident.version)
+            {"version": m.version, "digest": m.digest, "reproducible": m.reproducible, "fingerprint": m.fingerprint}
+            for m in sorted(loaded, key=lambda model: model.version)
         ],
     }
 

@@ -11,8 +11,8 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from elbod.api.blocks import BLOCK, Pause
 from elbod.errors import InvalidInput
+from elbod.requests.blocks import BLOCK, Pause
 
 Array = NDArray[Any]
 

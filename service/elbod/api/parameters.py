@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from elbod.errors import InvalidInput, shown
-from elbod_store.names import ALIAS, LATEST, MAX_NUMBER, NAME, VERSION
+from elbod_store.names import ALIAS, LATEST, MAX_NUMBER, NAME
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -30,10 +30,6 @@ def plain_number(text: object) -> object:
 
 
 # The store refuses other names, with a better message than a pattern's.
-ModelReference = Annotated[
-    str,
-    WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}(@({ALIAS.pattern}|{VERSION.pattern}))?$"}),
-]
 Name = Annotated[
     str, Path(description="model name"), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})
 ]

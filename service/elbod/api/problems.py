@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -54,17 +53,6 @@ def _cut(text: str, limit: int) -> str:
     cut = shown(text, limit)
     # No character has more than six.
     return cut if len(orjson.dumps(cut)) <= limit + 2 else shown(text, limit // 6)
-
-
-def invalid_fields(error: ValidationError) -> InvalidInput:
-    """The places of a pydantic validation error, as JSON pointers."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidInput(*(_place(tuple(e["loc"]), e["msg"], "body") for e in errors))
-
-
-def _place(names: tuple[int | str, ...], message: str, whole: str) -> Place:
-    texts = [shown(str(name)) for name in names]
-    return Place("/" + "/".join(texts), f"{'.'.join(texts) or whole}: {message}")
 
 
 def install(app: FastAPI) -> None:
@@ -114,7 +102,7 @@ def _methods(request: Request) -> list[str]:
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    places = (_place(tuple(e["loc"][1:]), str(e["msg"]), str(e["loc"][0])) for e in error.errors())
+    places = (Place.named(tuple(e["loc"][1:]), str(e["msg"]), str(e["loc"][0])) for e in error.errors())
     return respond(request, InvalidInput(*places))
 
 

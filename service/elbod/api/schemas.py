@@ -1,16 +1,18 @@
-"""Request and response documents. Requests are validated with these models once their arrays are taken out by `wire`;
-responses are documented by them, and a contract test holds real responses against them.
+"""How the OpenAPI document describes bodies: the arrays of requests, and responses.
+
+A contract test holds real responses against these models.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypeAliasType
 
 from elbod.api import wire
-from elbod.api.parameters import ModelReference
-from elbod.generators.noise import MAX_INDEX, MAX_SEED
+from elbod.engine import columns
+from elbod.engine.columns import Column
+from elbod.requests.verbs import VerbRequest
 
 # The arrays of a request, which no model here has: `wire` takes them out first.
 REQUEST_ARRAYS: dict[str, Any] = {
@@ -31,7 +33,8 @@ REQUEST_ARRAYS: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
-_ARRAY = [{"$ref": f"#/components/schemas/{name}"} for name in REQUEST_ARRAYS]
+_ARRAY: list[dict[str, Any]] = [{"$ref": f"#/components/schemas/{name}"} for name in REQUEST_ARRAYS]
+_CLASS: dict[str, Any] = {"type": "integer", "minimum": 0}
 _NULL = {"type": "null"}
 
 Values = TypeAliasType("Values", "list[Values | float | bool | None]")
@@ -50,73 +53,25 @@ class PackedArray(BaseModel):
 ArrayField = Values | PackedArray
 NullableArray = Values | PackedArray | None
 
-# No model reference is longer: two names of 64 characters.
-MAX_REFERENCE = 130
 
-
-class Request(BaseModel):
-    """What all three verbs take."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    model: ModelReference | None = Field(
-        None,
-        max_length=MAX_REFERENCE,
-        description="model reference: name, name@alias or name@version",
-        examples=["digits@production"],
-    )
-    seed: int | None = Field(None, ge=0, lt=MAX_SEED, description="drawn (< 2^53) and returned if absent", examples=[7])
-    first_index: int = Field(
-        0, ge=0, lt=MAX_INDEX, description="rows are examples first_index ... first_index + n - 1 of the seed"
-    )
-    encoding: Literal["list", "base64"] = Field("list", description="how arrays are written in a JSON response")
-
-
-class SampleRequest(Request):
-    """x ~ p(x|z), with z from the prior, given, or from q(z|x) of a given x."""
-
-    num_samples: int = Field(1, ge=1, description="n; not together with z or x", examples=[16])
-    temperature: float = Field(
-        1.0, ge=0, le=100, allow_inf_nan=False, description="scale of the randomness of z; 0 is the mean"
-    )
-    output: Literal["sample", "mean"] = Field("sample", description="x ~ p(x|z), or E[x|z]")
-
-
-class EncodeRequest(Request):
-    """Parameters of q(z|x), optionally draws from it."""
-
-    num_samples: int = Field(0, ge=0, description="draws of z a row")
-    binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
-
-
-class ElboRequest(Request):
-    """The evidence lower bound of each row."""
-
-    num_samples: int = Field(1, ge=1, description="S, draws of the ELBO a row", examples=[16])
-    num_importance_samples: int = Field(0, ge=0, description="K, draws of the importance-weighted bound; 0 = none")
-    target_standard_error: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="nats; each row gets the S that a pilot of 64 draws asks for, instead of num_samples",
-    )
-    binarize: Literal["threshold", "stochastic"] | None = Field(None, description="how x in [0, 1] becomes {0, 1}")
-    include: list[Literal["reconstruction_map"]] = Field(
-        default_factory=list, max_length=8, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
-    )
-
-
-def with_arrays(request: type[Request], required: Sequence[str], **arrays: str) -> dict[str, Any]:
+def with_arrays(request: type[VerbRequest]) -> dict[str, Any]:
     """The JSON schema of a request body, its array fields included."""
     schema = request.model_json_schema()
-    for name, description in arrays.items():
-        kinds = _ARRAY if name in required else [*_ARRAY, _NULL]
+    for name, description in request.arrays.items():
+        # One class may be that of all rows.
+        kinds = [*([_CLASS] if name == "label" else []), *_ARRAY, *([] if name in request.required else [_NULL])]
         schema["properties"][name] = {"anyOf": kinds, "description": description}
-    schema["properties"]["label"] = {
-        "anyOf": [{"type": "integer", "minimum": 0}, *_ARRAY, _NULL],
-        "description": "class number of a conditional model: one for all rows, or (n,)",
-    }
-    return schema | ({"required": list(required)} if required else {})
+    return schema | ({"required": list(request.required)} if request.required else {})
+
+
+def _fields(table: Sequence[Column], *, required: bool = True) -> dict[str, Any]:
+    """The fields of a response model that are arrays."""
+    found: dict[str, Any] = {}
+    for column in table:
+        array: Any = ArrayField if column.null is None else NullableArray
+        field = Field(... if required else None, description=column.described)
+        found[column.name] = (array if column.single is None else int | array, field)
+    return found
 
 
 class ModelIdentity(BaseModel):
@@ -135,28 +90,22 @@ class _Response(BaseModel):
     reproducible: bool = Field(description="false: this model failed the self-test at load")
 
 
-class SampleResponse(_Response):
-    x: ArrayField = Field(description="(n, *event_shape), data units")
-    z: ArrayField = Field(description="(n, latent_dim)")
+SampleResponse = create_model("SampleResponse", __base__=_Response, **_fields(columns.SAMPLE))
 
 
-class PosteriorParameters(BaseModel):
-    """Parameters of q(z|x): of `normal` mean and stddev; other families have their own, or none without closed form."""
-
-    model_config = ConfigDict(extra="allow")
+class _Posterior(BaseModel):
+    model_config = ConfigDict(extra="allow", json_schema_extra={"description": "q(z|x): parameters of its family"})
 
     family: str
     closed_form: bool = Field(description="false: ask for draws, which come with their log_q")
-    mean: NullableArray = Field(None, description="(n, latent_dim)")
-    stddev: NullableArray = Field(None, description="(n, latent_dim), marginal")
 
 
-class EncodeResponse(_Response):
-    posterior: PosteriorParameters
-    z: NullableArray = Field(description="(n, S, latent_dim); null at num_samples 0")
-    kl: NullableArray = Field(description="KL(q(z|x) || p(z)), nats, (n,); null without draws or closed form")
-    kl_per_dimension: NullableArray = Field(description="(n, latent_dim); null where it does not separate")
-    log_q: NullableArray = Field(description="log q(z|x) of the draws, nats, (n, S); null where KL is closed-form")
+PosteriorParameters = create_model(
+    "PosteriorParameters", __base__=_Posterior, **_fields(columns.POSTERIOR, required=False)
+)
+EncodeResponse = create_model(
+    "EncodeResponse", __base__=_Response, posterior=(PosteriorParameters, ...), **_fields(columns.ENCODE)
+)
 
 
 class Summary(BaseModel):
@@ -168,22 +117,7 @@ class Summary(BaseModel):
     n: int
 
 
-class ElboResponse(_Response):
-    elbo: ArrayField = Field(description="reconstruction - kl = log_joint + entropy, nats, (n,)")
-    standard_error: NullableArray = Field(description="Monte-Carlo error of elbo; null at num_samples 1")
-    reconstruction: ArrayField = Field(description="E_q[log p(x|z)]")
-    kl: ArrayField = Field(description="KL(q(z|x) || p(z))")
-    log_joint: ArrayField = Field(description="E_q[log p(x, z)]")
-    entropy: ArrayField = Field(description="H[q(z|x)], may be negative")
-    bits_per_dim: NullableArray = Field(description="-elbo / (D ln 2); null for densities")
-    iwae: NullableArray = Field(description="importance-weighted bound; null without importance samples")
-    iwae_standard_error: NullableArray = Field(description="null where pareto_k says that it would understate")
-    effective_sample_size: NullableArray
-    pareto_k: NullableArray = Field(description="tail shape of the weights; null below 25 draws or for equal weights")
-    gap: NullableArray = Field(description="estimate of KL(q(z|x) || p(z|x)); see gap_kind")
-    gap_standard_error: NullableArray
-    log_evidence: NullableArray = Field(description="exact log p(x), for families that have it")
-    reconstruction_map: NullableArray = Field(description="(n, *event_shape), if included")
+class _Scored(_Response):
     summary: Summary
     likelihood: str
     measure: Literal["pmf", "density"]
@@ -194,14 +128,13 @@ class ElboResponse(_Response):
     conditional_on: Literal["label"] | None = Field(
         description="label: the score bounds log p(x|y) and may not be compared with log p(x)"
     )
-    num_samples: int | ArrayField = Field(description="S; per row (n,) with target_standard_error")
-    target_met: NullableArray = Field(description="whether standard_error <= target_standard_error, (n,)")
     num_importance_samples: int
-    quantile: NullableArray = Field(description="of elbo among the model's calibration rows, in (0, 1], (n,)")
-    typicality: NullableArray = Field(description="conformal p-value: small is atypical, (n,)")
     reference_num_samples: int | None = Field(description="draws a row that quantile and typicality compare")
     reference_size: int | None = Field(description="number of calibration rows")
     reference_reason: str | None = Field(description="why quantile and typicality are null")
+
+
+ElboResponse = create_model("ElboResponse", __base__=_Scored, **_fields(columns.ELBO))
 
 
 class CalibrationResponse(BaseModel):

@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from elbod.api.blocks import INLINE_BYTES, Blocks, Pause, no_pause
+from elbod.api.blocks import INLINE_BYTES, Blocks
 from elbod.api.budget import ByteBudget, Holding
 from elbod.api.metrics import Metrics
 from elbod.engine.admission import Limits
@@ -27,6 +27,8 @@ from elbod.engine.residents import Residents
 from elbod.engine.settling import Outcome
 from elbod.engine.threads import Threads
 from elbod.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Draining, InvalidInput, StartupError, shown
+from elbod.requests.blocks import Pause, no_pause
+from elbod.requests.checks import RequestLimits
 from elbod.settings import Settings
 from elbod_store import ModelStore, StoreError
 
@@ -56,6 +58,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.limits = RequestLimits(settings.max_rows, settings.max_num_samples, settings.max_importance_samples)
         try:
             self.store = ModelStore.open(settings.store)
         except StoreError as error:
@@ -188,7 +191,7 @@ class Service:
             # Until the answer has been sent: the engine counts it no longer than until it is computed.
             holding_of(request).reserve(task.size)
             result = await answer
-            self.metrics.answered(job, resident, result)
+            self.metrics.answered(job, resident.description, result)
             return result
         finally:
             late.cancel()

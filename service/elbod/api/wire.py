@@ -19,9 +19,10 @@ import simdjson
 from numpy.typing import NDArray
 
 from elbod.api import nested_lists
-from elbod.api.blocks import BLOCK, INLINE_BYTES, Pause, no_pause
+from elbod.api.blocks import INLINE_BYTES
 from elbod.api.long_json import MAX_KEYS, cut_out
 from elbod.errors import InvalidInput, Malformed, shown
+from elbod.requests.blocks import BLOCK, Pause, no_pause
 
 Array = NDArray[Any]
 JSON_TYPE = "application/json"

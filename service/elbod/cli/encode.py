@@ -47,16 +47,17 @@ def encode(
     if not in_parts:
         check_output(Path(output), (".npz",))
     # torch takes seconds to import: only now, with the configuration checked.
-    from elbod.api.inputs import check_count, check_rows
     from elbod.cli.scoring import Session, describe, labels_of
-    from elbod.engine.jobs import Job, Verb
+    from elbod.engine.jobs import Verb
+    from elbod.requests.checks import UNLIMITED, check_count
+    from elbod.requests.verbs import EncodeRequest, validated
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
+    fields = {"seed": seed, "first_index": first_index, "num_samples": num_samples, "binarize": binarize}
     if in_parts:
         from elbod.cli import parts
 
-        fields = {"seed": seed, "first_index": first_index, "num_samples": num_samples, "binarize": binarize}
         request = parts.Request(
             verb=Verb.ENCODE,
             model=model,
@@ -73,17 +74,9 @@ def encode(
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
-        x = check_rows(resident, found.x, binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
-        job = Job(
-            verb=Verb.ENCODE,
-            rows=len(x),
-            seed=seed,
-            first_index=first_index,
-            x=x,
-            label=labels_of(found, resident, None) if resident.generator.conditional else None,
-            num_samples=num_samples,
-            binarize=binarize,  # type: ignore[arg-type]
-        )
+        described = resident.description
+        label = labels_of(found, resident, None) if described.conditional else None
+        job = validated(EncodeRequest, fields).job({"x": found.x, "label": label}, described, UNLIMITED)
         columns = session.run(job, resident, f"encoding with {resident}")
-    write_arrays(Path(output), columns | resident.posterior_shared)
+    write_arrays(Path(output), columns | dict(described.posterior_shared))
     describe(resident, job, f"{found.origin}: {output}", as_json)

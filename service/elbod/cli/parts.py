@@ -110,12 +110,12 @@ def run(request: Request, settings: Settings) -> Done:
                     advance(finished)
             return done(made, reproducible)
     loaded = load_version(settings.store, name, manifest.digest, settings.device)
-    made = plan(loaded[1].fingerprint)
+    made = plan(loaded[1].description.fingerprint)
     place = Place(settings.store, settings.device, request.actors or engines_on(loaded[0]), output.url)
     with _parts(request, made, output) as (todo, advance), Worker(made, rows, place, loaded) as worker:
         for part in todo:
             worker.run(part, advance)
-    return done(made, loaded[1].reproducible)
+    return done(made, loaded[1].description.reproducible)
 
 
 def _rows(request: Request, manifest: Manifest) -> Source | None:

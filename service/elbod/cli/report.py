@@ -39,10 +39,10 @@ def report(
     if output is not None:
         check_output(output, (".html",))
     # torch takes seconds to import: only now, with the configuration checked.
-    from elbod.api.inputs import check_count, check_rows
     from elbod.cli.scoring import Session
     from elbod.report.findings import find
     from elbod.report.page import page
+    from elbod.requests.checks import check_count, check_rows
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
@@ -50,10 +50,10 @@ def report(
     with Session.open(settings, quiet=False) as session:
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data)
-        x = check_rows(resident, found.x[:rows], binarize=None, max_rows=rows)
+        x = check_rows(resident.description, found.x[:rows], binarize=None, max_rows=rows)
         if len(x) < 2:
             raise StartupError(f"{found.origin}: a report needs at least two rows")
-        path = output or Path(f"{resident.name}-{resident.version}.html")
+        path = output or Path(f"{resident.description.name}-{resident.description.version}.html")
         check_output(path, (".html",))
         label = None if found.label is None else found.label[: len(x)]
         findings = find(

@@ -15,7 +15,7 @@ def sample(
         str, typer.Option(help="A grid as .png, or x and z as .npz or a folder of parts.")
     ] = "samples.png",
     label: Annotated[int | None, typer.Option(min=0, help="The class of all rows, of a conditional model.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Scale of the randomness of z.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="Scale of the randomness of z.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="E[x|z] in place of a sample.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
@@ -45,21 +45,21 @@ def sample(
     # torch takes seconds to import: only now, with the configuration checked.
     import numpy as np
 
-    from elbod.api.images import png_grid
-    from elbod.api.inputs import check_labels
     from elbod.cli.scoring import Session, describe
-    from elbod.engine.jobs import Job, Verb
+    from elbod.engine.jobs import Verb
+    from elbod.requests.checks import UNLIMITED
+    from elbod.requests.images import png_grid
+    from elbod.requests.verbs import SampleRequest, validated
 
+    fields = {
+        "seed": seed,
+        "first_index": first_index,
+        "temperature": temperature,
+        "output": "mean" if mean else "sample",
+    }
     if in_parts:
         from elbod.cli import parts
 
-        fields = {
-            "seed": seed,
-            "first_index": first_index,
-            "label": label,
-            "temperature": temperature,
-            "output": "mean" if mean else "sample",
-        }
         request = parts.Request(
             verb=Verb.SAMPLE,
             model=model,
@@ -69,25 +69,18 @@ def sample(
             part_rows=part_rows,
             rows=num_samples,
             quiet=as_json,
-            fields=fields,
+            fields=fields | {"label": label},
         )
         parts.run(request, settings).describe(as_json)
         return
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
         given = None if label is None else np.array(label)
-        job = Job(
-            verb=Verb.SAMPLE,
-            rows=num_samples,
-            seed=seed,
-            first_index=first_index,
-            label=check_labels(resident, given, num_samples, required=True),
-            temperature=temperature,
-            output="mean" if mean else "sample",
-        )
+        asked = validated(SampleRequest, fields | {"num_samples": num_samples})
+        job = asked.job({"label": given}, resident.description, UNLIMITED)
         columns = session.run(job, resident, f"sampling from {resident}")
     if output.endswith(".png"):
-        write_whole(Path(output), png_grid(columns["x"], resident.generator.likelihood))
+        write_whole(Path(output), png_grid(columns["x"], resident.description.likelihood))
     else:
         write_arrays(Path(output), columns)
     describe(resident, job, output, as_json)

@@ -66,28 +66,28 @@ def score(
     # torch takes seconds to import: only now, with the configuration checked.
     import numpy as np
 
-    from elbod.api.inputs import check_count, check_rows
-    from elbod.cli.scoring import Session, labels_of
+    from elbod.cli.scoring import Session, labels_of, origin_of
     from elbod.engine import comparison
-    from elbod.engine.jobs import Array, Job, Verb, marginal_labels
+    from elbod.engine.jobs import Array, Verb
     from elbod.engine.loading import Resident
     from elbod.errors import StartupError
+    from elbod.requests.checks import UNLIMITED, check_count
+    from elbod.requests.verbs import ElboRequest, validated
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
     check_count("--importance-samples", importance_samples, settings.max_importance_samples)
+    fields = {
+        "seed": seed,
+        "first_index": first_index,
+        "num_samples": num_samples,
+        "num_importance_samples": importance_samples,
+        "binarize": binarize,
+    }
     if in_parts:
         assert output is not None
         from elbod.cli import parts
 
-        fields = {
-            "seed": seed,
-            "first_index": first_index,
-            "num_samples": num_samples,
-            "num_importance_samples": importance_samples,
-            "binarize": binarize,
-            "given_labels": given_labels,
-        }
         request = parts.Request(
             verb=Verb.ELBO,
             model=model,
@@ -98,7 +98,7 @@ def score(
             rows=rows,
             data=data,
             quiet=as_json,
-            fields=fields,
+            fields=fields | {"given_labels": given_labels},
         )
         done = parts.run(request, settings)
         manifest, plan = done.manifest, done.plan
@@ -121,43 +121,30 @@ def score(
     with Session.open(settings, quiet=as_json) as session:
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
-        x = check_rows(resident, found.x[:rows], binarize=binarize, max_rows=len(found.x))  # type: ignore[arg-type]
+        label = labels_of(found, resident, rows) if given_labels else None
+        asked = validated(ElboRequest, fields)
+
+        def scored(x: Array, scorer: Resident, title: str) -> dict[str, Array]:
+            return session.run(asked.job({"x": x, "label": label}, scorer.description, UNLIMITED), scorer, title)
+
+        x = found.x[:rows]
         if against_flips and x.ndim < 3:
             raise StartupError(f"--against-flips needs images: rows of {resident} have shape {x.shape[1:]}")
-        label = labels_of(found, resident, rows) if given_labels else None
         rival = session.load(against) if against is not None else None
         if rival is not None:
             comparison.check_comparable(resident.manifest, rival.manifest, given_labels=given_labels)
-
-        def job(x: Array, scorer: Resident) -> Job:
-            return Job(
-                verb=Verb.ELBO,
-                rows=len(x),
-                seed=seed,
-                first_index=first_index,
-                x=x,
-                label=label,
-                marginal_labels=marginal_labels(scorer.generator, label),
-                num_samples=num_samples,
-                num_importance_samples=importance_samples,
-                binarize=binarize,  # type: ignore[arg-type]
-            )
-
-        columns = session.run(job(x, resident), resident, f"scoring {resident}")
+        columns = scored(x, resident, f"scoring {resident}")
         report = {
-            "model": str(resident),
-            "digest": resident.digest,
-            "fingerprint": resident.fingerprint,
-            "reproducible": resident.reproducible,
+            **origin_of(resident.description),
             "rows": found.origin + ("" if rows is None else f", the first {len(x):,}"),
             "seed": seed,
             "first_index": first_index,
             "num_samples": num_samples,
             "conditional_on": "label" if given_labels else None,
-            **comparison.overview(columns, resident.generator.likelihood, importance_samples),
+            **comparison.overview(columns, resident.description.likelihood, importance_samples),
         }
         if rival is not None:
-            theirs = session.run(job(x, rival), rival, f"scoring {rival}")
+            theirs = scored(x, rival, f"scoring {rival}")
             report["against"] = {"model": str(rival)} | {
                 name: comparison.paired_difference(columns[name], theirs[name])
                 for name in ("elbo", "iwae")
@@ -167,7 +154,7 @@ def score(
             report["flips"] = {}
             for name, axis in (("horizontal", -1), ("vertical", -2)):
                 flipped = np.ascontiguousarray(np.flip(x, axis))
-                altered = session.run(job(flipped, resident), resident, f"{name} flips")
+                altered = scored(flipped, resident, f"{name} flips")
                 report["flips"][name] = comparison.outlier_report(columns, altered)
     if output is not None:
         write_table(Path(output), columns)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elbod.engine.backends import Backend, open_backend
 from elbod.engine.bulk import Bulk, engines_on, open_bulk
+from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Job
 from elbod.engine.loading import Resident
 from elbod.engine.smoketest import load_tested
@@ -69,7 +70,7 @@ def progress(title: str, rows: int, *, quiet: bool, done: int = 0) -> Iterator[C
 
 def labels_of(found: Rows, resident: Resident, rows: int | None) -> NDArray[np.int64]:
     """Class numbers of the first rows. Raises StartupError where there are none to give."""
-    if not resident.generator.conditional:
+    if not resident.description.conditional:
         raise StartupError(f"--given-labels: {resident} is not conditional on labels")
     if found.label is None:
         raise StartupError(f"--given-labels: {found.origin} have no labels")
@@ -96,16 +97,19 @@ class _Lines:
         )
 
 
+def origin_of(model: ModelDescription) -> dict[str, Any]:
+    """Which model computed, and on what."""
+    return {
+        "model": str(model),
+        "digest": model.digest,
+        "fingerprint": model.fingerprint,
+        "reproducible": model.reproducible,
+    }
+
+
 def describe(resident: Resident, job: Job, what: str, as_json: bool) -> None:
     """What was done, on standard output: a line for people, an object for programs."""
-    said = {
-        "model": str(resident),
-        "digest": resident.digest,
-        "fingerprint": resident.fingerprint,
-        "reproducible": resident.reproducible,
-        "seed": job.seed,
-        "rows": job.rows,
-    }
+    said = origin_of(resident.description) | {"seed": job.seed, "rows": job.rows}
     sys.stdout.write(f"{json.dumps(said) if as_json else f'{resident}: {job.rows:,} rows, seed {job.seed}, {what}'}\n")
 
 

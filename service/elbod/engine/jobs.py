@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from elbod.generators.base import Generator
-
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Binarize = Literal["threshold", "stochastic"]
@@ -66,11 +64,6 @@ class Job:
         """The job's size in the unit that the queue is bounded by: the most that it may take."""
         pilot = 0 if self.target_standard_error is None else PILOT_DRAWS
         return self.rows * self.copies * max(1, self.draws + pilot)
-
-
-def marginal_labels(generator: Generator, label: Array | None) -> int:
-    """`Job.marginal_labels` of a score: a conditional model without given labels is marginalised over all of them."""
-    return len(generator.blueprint.labels or ()) if label is None else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from safetensors.numpy import load as load_safetensors
 from elbod import __version__
 from elbod.engine.backends import EagerBackend, pin_thread
 from elbod.engine.backends.base import Backend
-from elbod.engine.jobs import Array, Floats
+from elbod.engine.description import Calibration, ModelDescription
+from elbod.engine.jobs import Array
 from elbod.engine.programs import row_dtype
 from elbod.engine.selftest import SelfTest
 from elbod.errors import DamagedStore, ModelFailure
@@ -34,54 +35,26 @@ _UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError)
 _REFERENCE_TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Ascending bounds of `num_samples` draws of rows that the model has never seen, float64."""
-
-    num_samples: int
-    scores: Floats
-
-
 @dataclass(frozen=True, eq=False)
 class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or one tile if it proved none.
 
-    `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
-    entry for each S that the worker scored; what begins with `posterior_` describes q(z|x) beyond its row-wise
-    parameters, of which a row has `row_shapes` and takes `row_bytes`; a draw takes `noise_dimensions` standard
-    normals, and a tile of the largest proved size `tile_seconds`.
+    The row-wise parameters of q(z|x) have `row_shapes` and take `row_bytes` a row; a draw takes `noise_dimensions`
+    standard normals, and a tile of the largest proved size `tile_seconds`.
     """
 
     manifest: Manifest
+    description: ModelDescription
     generator: Generator
     sizes: tuple[int, ...]
-    reproducible: bool
-    fingerprint: str
-    posterior_family: str
-    posterior_closed_form: bool
-    posterior_shared: dict[str, Array]
-    calibration: dict[int, Calibration]
-    given_label: dict[int, Calibration]
     nbytes: int
     row_bytes: int
     row_shapes: dict[str, tuple[int, ...]]
     noise_dimensions: int
     tile_seconds: float
 
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def version(self) -> int:
-        return self.manifest.version
-
-    @property
-    def digest(self) -> str:
-        return self.manifest.digest
-
     def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
+        return str(self.description)
 
 
 def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
@@ -104,17 +77,30 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
     if manifest.reference is not None:
         _check_reference(store.read(manifest.reference), generator, backend, sizes[-1], manifest)
     calibration = _calibration(store, manifest)
-    resident = Resident(
-        manifest=manifest,
-        generator=generator,
-        sizes=sizes + proved.wide,
-        reproducible=bool(proved.sizes),
-        fingerprint=fingerprint(backend.device, sizes),
+    description = ModelDescription(
+        name=manifest.name,
+        version=manifest.version,
+        digest=manifest.digest,
+        family=manifest.family,
+        likelihood=generator.likelihood,
+        latent_dim=generator.latent_dim,
+        latent_levels=generator.latent_levels,
+        labels=generator.blueprint.labels,
+        binarization=manifest.binarization,
+        kl_estimator=generator.kl_estimator,
         posterior_family=posterior.family,
         posterior_closed_form=posterior.closed_form,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
         calibration=calibration[MARGINAL],
         given_label=calibration[GIVEN_LABEL],
+        reproducible=bool(proved.sizes),
+        fingerprint=fingerprint(backend.device, sizes),
+    )
+    resident = Resident(
+        manifest=manifest,
+        description=description,
+        generator=generator,
+        sizes=sizes + proved.wide,
         nbytes=generator.kept_bytes(),
         row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
         row_shapes={name: tuple(tensor.shape[1:]) for name, tensor in posterior.parameters.items()},

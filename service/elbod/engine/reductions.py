@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
-from elbod.engine.loading import Calibration, Resident
+from elbod.engine.loading import Resident
 from elbod.engine.progress import Chunk, Counts, Progress
 from elbod.engine.slots import Slots
 from elbod.generators.bounds import (
@@ -80,7 +80,7 @@ def _encode_columns(drawn: Any, numbers: Counts, slots: Slots, job: Job, residen
     """
     columns: Columns = {}
     parameters = slots.read_parameters(resident.row_shapes, numbers)
-    if resident.posterior_closed_form:
+    if resident.description.posterior_closed_form:
         columns |= {f"posterior.{name}": values for name, values in parameters.items()}
     rows: RowTerms[NDArray[np.float64]] = slots.row_terms(numbers)
     if rows.latent is not None:
@@ -180,7 +180,7 @@ class _Even:
             columns["log_evidence"] = evidence
             columns["gap"] = evidence - found.elbo
             columns["gap_standard_error"] = found.standard_error
-        if (reference := calibration(job, self.resident)) is not None:
+        if (reference := self.resident.description.calibration_for(job)) is not None:
             compared = found if reference.num_samples == self.samples else bound(terms, reference.num_samples)
             columns["quantile"], columns["typicality"] = rank(compared.elbo, reference.scores)
         if job.target_standard_error is not None:
@@ -197,19 +197,6 @@ class _Even:
             return mean_over_labels(rho, elements.reshape(*rho.shape, *elements.shape[1:]))
         expected = terms.rows.expected_elements
         return elements if expected is None else expected
-
-
-def calibration(job: Job, resident: Resident) -> Calibration | None:
-    """The calibration scores that a job's bounds are compared with: of the largest stored S' <= S, if there are any.
-
-    None, too, where the job's rows become binary in another way than the model's did.
-    """
-    if job.binarize not in (None, resident.manifest.binarization):
-        return None
-    # With a target every row has at least the pilot's number of draws; all rows are compared alike.
-    samples = job.num_samples if job.target_standard_error is None else min(PILOT_DRAWS, job.num_samples)
-    stored = resident.calibration if job.label is None else resident.given_label
-    return stored.get(max((s for s in stored if s <= samples), default=0))
 
 
 def finite_rows(name: str, values: Array) -> NDArray[np.bool_]:

@@ -282,10 +282,11 @@ class Residents:
         if old is None:
             self._used[reference] = time.monotonic()
             # Only models that exist are watched: a request's typing error must not cost a list request a second.
-            if resident.name not in self._watches:
-                self._watches[resident.name] = self._store.watch(resident.name)
+            name = resident.manifest.name
+            if name not in self._watches:
+                self._watches[name] = self._store.watch(name)
                 # Even if the store is empty by then.
-                self._unsettled.add(resident.name)
+                self._unsettled.add(name)
         elif old is not resident:
             self.counters.swaps += 1
             logger.info("%s now means %s, before %s", reference, resident, old)
@@ -361,7 +362,7 @@ class Residents:
         looked = time.monotonic()
         begun: list[Future[Resident]] = []
         wanted: set[int] = set()
-        for reference in [key for key, resident in list(self._residents.items()) if resident.name == name]:
+        for reference in [key for key, resident in list(self._residents.items()) if resident.manifest.name == name]:
             try:
                 manifest = watch.resolve(reference)
             except (UnknownAlias, Retired) as error:
@@ -400,7 +401,8 @@ class Residents:
 
     def _forget_overtaken(self, name: str) -> None:
         """Failures of versions are history once something newer is loaded. Holds the lock."""
-        newest = max((resident.version for resident in self._residents.values() if resident.name == name), default=0)
+        manifests = (resident.manifest for resident in self._residents.values())
+        newest = max((manifest.version for manifest in manifests if manifest.name == name), default=0)
         for failed, number in list(self._failed):
             if failed == name and number is not None and number <= newest:
                 del self._failed[failed, number]

@@ -159,7 +159,7 @@ def _result(progress: Progress) -> Result:
     elif job.verb is Verb.ENCODE:
         prefix = "posterior."
         value = Encodings(
-            family=progress.resident.posterior_family,
+            family=progress.resident.description.posterior_family,
             parameters={n.removeprefix(prefix): v for n, v in kept.items() if n.startswith(prefix)},
             z=kept.get("z"),
             kl=kept.get("kl"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from elbod.engine.admission import Admission, Limits
 from elbod.engine.backends.base import Backend
 from elbod.engine.engine import Engine
-from elbod.engine.jobs import Job, Samples, Verb, marginal_labels
+from elbod.engine.jobs import Job, Samples, Verb
 from elbod.engine.loading import Resident, load
 from elbod.engine.programs import row_dtype
 from elbod.engine.progress import Progress
@@ -85,8 +85,8 @@ def _jobs(resident: Resident, sample: Job, drawn: Samples) -> Iterator[Job]:
     score = replace(given, verb=Verb.ELBO)
     yield replace(score, num_samples=2, num_importance_samples=MIN_DRAWS + 1, reconstruction_map=True)
     yield replace(score, num_samples=2, target_standard_error=1.0)
-    if (labels := marginal_labels(resident.generator, None)) > 0:
-        marginal = replace(score, label=None, marginal_labels=labels)
+    if (labels := resident.description.labels) is not None:
+        marginal = replace(score, label=None, marginal_labels=len(labels))
         yield replace(marginal, num_importance_samples=2, reconstruction_map=True)
     if resident.generator.likelihood.name == "bernoulli":
         grey = 0.25 + 0.5 * drawn.x

@@ -101,6 +101,11 @@ class Generator(nn.Module, ABC):
         return self.blueprint.event_shape
 
     @property
+    def latent_levels(self) -> int | None:
+        """K where every number of z is an integer 0 ... K-1; None where it is a real number."""
+        return None
+
+    @property
     def latent_structure(self) -> str:
         """What the numbers of z are, in words, for the model's card."""
         return f"{self.latent_dim} numbers"
@@ -124,10 +129,6 @@ class Generator(nn.Module, ABC):
     def label_log_prob(self) -> Tensor | None:
         """log p(y) of every class, (C,), float64: the frequencies in the training rows; None without labels."""
         return None
-
-    def supports_latents(self, z: Tensor) -> Tensor:
-        """Whether each row of z (n, latent_dim) can be decoded, (n,)."""
-        return torch.ones(len(z), dtype=torch.bool, device=z.device)
 
     def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor | None:
         """E_q[log p(x_i|z)] of every element in closed form, (n, *event_shape), float64; None: it has to be drawn."""

@@ -50,6 +50,10 @@ class Mixture(Generator):
         self.register_buffer("shift", torch.zeros(self.event_shape, dtype=dtype))
         self.register_buffer("scale", torch.ones(self.event_shape, dtype=dtype))
 
+    @property
+    def latent_levels(self) -> int:
+        return len(self.logits)
+
     @classmethod
     def build(cls, blueprint: Blueprint, spec: MixtureSpec) -> Self:
         return cls(blueprint, spec)
@@ -76,9 +80,6 @@ class Mixture(Generator):
 
     def prior(self) -> CategoricalPrior:
         return CategoricalPrior(torch.log_softmax(self.logits.double(), dim=-1))
-
-    def supports_latents(self, z: Tensor) -> Tensor:
-        return (z == z.round()).all(-1) & (z >= 0).all(-1) & (z < len(self.logits)).all(-1)
 
     def expected_log_likelihood(self, x: Tensor, q: Posterior) -> Tensor:
         expected = torch.zeros(x.shape, dtype=torch.float64, device=x.device)

@@ -1,16 +1,20 @@
 """What the page shows, computed by the engine: the bytes and numbers that the service would give."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elbod.engine.jobs import Array, Floats, Job, Verb, marginal_labels
+from elbod.engine.description import ModelDescription
+from elbod.engine.jobs import Array, Floats, Job
 from elbod.engine.loading import Resident
 from elbod.report.coverage import Coverage, coverage
+from elbod.requests.checks import UNLIMITED
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest
 
 Run = Callable[[Job, str], dict[str, Array]]
+_Work = Callable[..., dict[str, Array]]
 Labels = NDArray[np.int64]
 
 SAMPLES = 64
@@ -61,58 +65,35 @@ def find(
     resident: Resident, x: Array, label: Labels | None, origin: str, run: Run, *, seed: int, draws: int, importance: int
 ) -> Findings:
     """Score `x`, (n, *event_shape) in data units, and draw what the page shows. `label` are its classes, if known."""
-    conditional = resident.generator.conditional
+    model = resident.description
     missing: dict[str, str] = {}
 
-    scoring = Job(
-        verb=Verb.ELBO,
-        rows=len(x),
-        seed=seed,
-        x=x,
-        marginal_labels=marginal_labels(resident.generator, None),
-        num_samples=draws,
-        num_importance_samples=importance,
-    )
-    scores = run(scoring, "scoring")
-    sample_labels = _labels_to_sample(resident)
+    def work(request: VerbRequest, title: str, **arrays: Array | None) -> dict[str, Array]:
+        return run(request.job(arrays, model, UNLIMITED), title)
+
+    scoring = ElboRequest(seed=seed, num_samples=draws, num_importance_samples=importance)
+    scores = work(scoring, "scoring", x=x)
+    sample_labels = _labels_to_sample(model)
     drawn = SAMPLES if sample_labels is None else len(sample_labels)
-    samples = run(Job(verb=Verb.SAMPLE, rows=drawn, seed=seed, label=sample_labels), "sampling")["x"]
+    samples = work(SampleRequest(seed=seed, num_samples=drawn), "sampling", label=sample_labels)["x"]
     reconstructions = traversals = kl_per_dimension = None
-    if conditional and label is None:
+    if model.conditional and label is None:
         why = "the rows have no labels, which this model encodes with"
         missing |= dict.fromkeys(("reconstructions", "traversals", "kl_per_dimension"), why)
     else:
-        given = label if conditional else None
-        encoded = _encode(x, given, seed, run)
+        given = label if model.conditional else None
+        encoded = _encode(x, given, seed, work)
         kl_per_dimension = encoded.get("kl_per_dimension")
         shown = x[:RECONSTRUCTIONS]
-        reconstructions = run(
-            Job(
-                verb=Verb.SAMPLE,
-                rows=len(shown),
-                seed=seed,
-                x=shown,
-                label=None if given is None else given[: len(shown)],
-                temperature=0.0,
-                output="mean",
-            ),
-            "reconstructing",
-        )["x"]
-        traversals = _traverse(resident, encoded, given, seed, run)
+        modes = SampleRequest(seed=seed, temperature=0.0, output="mean")
+        shown_labels = None if given is None else given[: len(shown)]
+        reconstructions = work(modes, "reconstructing", x=shown, label=shown_labels)["x"]
+        traversals = _traverse(model, encoded, given, seed, work)
         if kl_per_dimension is None:
             missing["kl_per_dimension"] = "the KL divergence of this family is no sum over dimensions"
     again = np.repeat(x[:_COVERED_ROWS], _REPETITIONS, axis=0)
-    repeated = run(
-        replace(
-            scoring,
-            rows=len(again),
-            first_index=_COVERED_INDEX,
-            x=again,
-            num_samples=_COVERED_DRAWS,
-            num_importance_samples=0,
-        ),
-        "repeating",
-    )
+    repeating = ElboRequest(seed=seed, first_index=_COVERED_INDEX, num_samples=_COVERED_DRAWS)
+    repeated = work(repeating, "repeating", x=again)
     estimates, errors = (repeated[name].reshape(-1, _REPETITIONS) for name in ("elbo", "standard_error"))
     covered = coverage(estimates, errors, _COVERED_DRAWS)
     if covered is None:
@@ -135,27 +116,28 @@ def find(
     )
 
 
-def _labels_to_sample(resident: Resident) -> Labels | None:
+def _labels_to_sample(model: ModelDescription) -> Labels | None:
     """As many of each of the first eight classes."""
-    names = resident.generator.blueprint.labels
-    if names is None:
+    if model.labels is None:
         return None
-    classes = min(8, len(names))
+    classes = min(8, len(model.labels))
     return np.repeat(np.arange(classes), SAMPLES // classes)
 
 
-def _encode(x: Array, label: Labels | None, seed: int, run: Run) -> dict[str, Array]:
+def _encode(x: Array, label: Labels | None, seed: int, work: _Work) -> dict[str, Array]:
     rows = x[:_ENCODED_ROWS]
     given = None if label is None else label[: len(rows)]
-    return run(Job(verb=Verb.ENCODE, rows=len(rows), seed=seed, x=rows, label=given, num_samples=1), "encoding")
+    return work(EncodeRequest(seed=seed, num_samples=1), "encoding", x=rows, label=given)
 
 
-def _traverse(resident: Resident, encoded: dict[str, Array], label: Labels | None, seed: int, run: Run) -> Traversals:
+def _traverse(
+    model: ModelDescription, encoded: dict[str, Array], label: Labels | None, seed: int, work: _Work
+) -> Traversals:
     """From the first row's latent, along the most informative dimensions, through what q(z|x) covers."""
     drawn = encoded["z"][:, 0].astype(np.float64)
     dimensions: tuple[int, ...] = (0,)
-    if resident.posterior_family == "categorical":
-        values = np.arange(encoded["log_probs"].shape[1], dtype=np.float64)[None]
+    if model.latent_levels is not None:
+        values = np.arange(model.latent_levels, dtype=np.float64)[None]
         order = "its values"
         latents = values.reshape(-1, 1)
     else:
@@ -170,6 +152,5 @@ def _traverse(resident: Resident, encoded: dict[str, Array], label: Labels | Non
             latents[row, :, dimension] = values[row]
         latents = latents.reshape(-1, latents.shape[-1])
     given = None if label is None else np.repeat(label[:1], len(latents))
-    job = Job(verb=Verb.SAMPLE, rows=len(latents), seed=seed, z=latents.astype(np.float32), label=given, output="mean")
-    means = run(job, "traversing")["x"]
+    means = work(SampleRequest(seed=seed, output="mean"), "traversing", z=latents, label=given)["x"]
     return Traversals(dimensions, values, means.reshape(*values.shape, *means.shape[1:]), order)

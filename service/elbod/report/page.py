@@ -9,6 +9,7 @@ from typing import Any, Final
 from markdown_it import MarkdownIt
 
 from elbod.engine import comparison
+from elbod.engine.description import largest_up_to
 from elbod.report import figures, pictures
 from elbod.report.coverage import LEVELS
 from elbod.report.findings import Findings
@@ -100,7 +101,7 @@ _COVERAGE = (
 
 def _facts(found: Findings) -> str:
     resident, manifest = found.resident, found.resident.manifest
-    generator, training = resident.generator, manifest.training
+    generator, training, model = resident.generator, manifest.training, resident.description
     recipe = training.get("recipe")
     data = training.get("data")
     facts = {
@@ -118,7 +119,7 @@ def _facts(found: Findings) -> str:
         else "not recorded",
         "command": f"<code>{_text(training['command'])}</code>" if "command" in training else "not recorded",
         "scored here": _text(f"{len(found.x):,} rows of {found.origin}, seed {found.seed}"),
-        "same seed, same bytes": _text(f"{'yes' if resident.reproducible else 'no'}, on {resident.fingerprint}"),
+        "same seed, same bytes": _text(f"{'yes' if model.reproducible else 'no'}, on {model.fingerprint}"),
     }
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items()) + "</dl>"
 
@@ -207,9 +208,8 @@ def _divergences(found: Findings) -> str:
 
 
 def _scores(found: Findings) -> str:
-    calibration = found.resident.calibration
-    usable = [samples for samples in calibration if samples <= found.num_samples]
-    return figures.scores(found.scores, calibration[max(usable)].scores if usable else None)
+    calibration = largest_up_to(found.resident.description.calibration, found.num_samples)
+    return figures.scores(found.scores, None if calibration is None else calibration.scores)
 
 
 def _coverage(found: Findings) -> str:

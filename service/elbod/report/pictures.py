@@ -6,10 +6,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from elbod.api.images import pixels_of
 from elbod.engine.jobs import Array
 from elbod.generators.likelihoods import Likelihood
 from elbod.report.figures import INK, figure, styled, svg
+from elbod.requests.images import pixels_of
 
 _MIN_SIDE = 40
 _GAP = 2

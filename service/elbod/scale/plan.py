@@ -8,8 +8,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from elbod.engine.jobs import Array, Binarize, Job, Verb, marginal_labels
-from elbod.engine.loading import Resident
+from elbod.engine.description import ModelDescription
+from elbod.engine.jobs import Array, Binarize, Job, Verb
+from elbod.requests.checks import UNLIMITED
+from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest, validated
 from elbod_store import Manifest
 from elbod_store.canonical import canonical
 
@@ -19,6 +21,11 @@ _ROWS = 16_384
 _BYTES = 64 * 1024**2
 
 _SCHEMA = 1
+_REQUESTS: dict[Verb, type[VerbRequest]] = {
+    Verb.SAMPLE: SampleRequest,
+    Verb.ENCODE: EncodeRequest,
+    Verb.ELBO: ElboRequest,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class Plan:
     """One verb over `rows` rows; row i of the whole is example `first_index + i` under `seed`.
 
     `data` identifies the rows (None: /sample has none); bytes are equal under the same `fingerprint`. The other
-    fields are those of `Job`, with one `label` for all rows of /sample.
+    fields are those of a request, with one `label` for all rows of /sample.
     """
 
     verb: Verb
@@ -54,24 +61,15 @@ class Plan:
         """The first row of a part and the one after its last."""
         return part * self.part_rows, min((part + 1) * self.part_rows, self.rows)
 
-    def job(self, start: int, rows: int, resident: Resident, x: Array | None, label: Array | None) -> Job:
-        """The job of `rows` rows from `start` on; `label` where it is given."""
-        if self.label is not None:
-            label = np.full(rows, self.label, np.int64)
-        return Job(
-            verb=self.verb,
-            rows=rows,
-            seed=self.seed,
-            first_index=self.first_index + start,
-            x=x,
-            label=label,
-            marginal_labels=marginal_labels(resident.generator, label) if self.verb is Verb.ELBO else 0,
-            num_samples=self.num_samples,
-            num_importance_samples=self.num_importance_samples,
-            temperature=self.temperature,
-            output=self.output,
-            binarize=self.binarize,
-        )
+    def job(self, start: int, rows: int, model: ModelDescription, x: Array | None, label: Array | None) -> Job:
+        """The job of `rows` rows from `start` on; `label` where it is given. Raises InvalidInput."""
+        kind, index = _REQUESTS[self.verb], self.first_index + start
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {name: fields[name] for name in fields.keys() & kind.model_fields.keys()} | {"first_index": index}
+        if self.verb is Verb.SAMPLE:
+            fields["num_samples"] = rows
+            label = None if self.label is None else np.asarray(self.label)
+        return validated(kind, fields).job({"x": x, "label": label}, model, UNLIMITED)
 
     def to_json(self) -> bytes:
         return canonical({"schema": _SCHEMA} | json.loads(json.dumps(dataclasses.asdict(self))))

@@ -61,7 +61,7 @@ def fingerprint_of(cluster: Cluster, store: str, model: str, digest: str, device
             _, resident = load_version(store, model, digest, device)
         except failures() as error:
             return "", False, str(error)
-        return resident.fingerprint, resident.reproducible, ""
+        return resident.description.fingerprint, resident.description.reproducible, ""
 
     answers = ask_every_node(cluster, found, store, model, digest, device, gpu=uses_gpu(cluster, device))
     for address, (_, _, failure) in answers.items():

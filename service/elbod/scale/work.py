@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, final
+from typing import Self, TypeVar, final
 
 import numpy as np
 
-from elbod.api.inputs import check_labels, check_rows
 from elbod.engine.backends import Backend, open_backend
 from elbod.engine.bulk import numbered, open_bulk
-from elbod.engine.jobs import Verb
+from elbod.engine.jobs import Array, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.smoketest import load_tested
 from elbod.errors import ElbodError, InvalidInput, ModelFailure, StartupError
@@ -79,13 +78,14 @@ class Worker:
         """Raises StartupError: this machine would give other bytes than the plan's; ModelFailure, StoreError."""
         self._plan, self._source = plan, source
         backend, self._resident = loaded or load_version(place.store, plan.model, plan.digest, place.device)
-        if self._resident.fingerprint != plan.fingerprint:
-            raise StartupError(differs(plan.fingerprint, self._resident.fingerprint))
+        self._model = self._resident.description
+        if self._model.fingerprint != plan.fingerprint:
+            raise StartupError(differs(plan.fingerprint, self._model.fingerprint))
         self._output = Output(place.output)
         self._stack = ExitStack()
         self._bulk = self._stack.enter_context(open_bulk(backend, place.engines))
         if plan.verb is Verb.ENCODE:
-            patiently(lambda: self._output.write_shared(self._resident.posterior_shared))
+            patiently(lambda: self._output.write_shared(self._model.posterior_shared))
 
     def __enter__(self) -> Self:
         return self
@@ -96,9 +96,9 @@ class Worker:
     def run(self, part: int, advance: Callable[[int], None] = lambda rows: None) -> int:
         """Work a part and write it; its rows. Raises StartupError naming the row, and StoreError."""
         start, stop = self._plan.span(part)
-        x, label = self._rows(start, stop)
-        job = self._plan.job(start, stop - start, self._resident, x, label)
+        x, label = (None, None) if self._source is None else self._rows(self._source, start, stop)
         try:
+            job = self._plan.job(start, stop - start, self._model, x, label)
             columns = self._bulk.run(job, self._resident, advance)
         except (InvalidInput, ModelFailure) as error:
             raise self._numbered(error, start) from error
@@ -107,20 +107,15 @@ class Worker:
         patiently(lambda: self._output.write(part, start, columns), patience)
         return stop - start
 
-    def _rows(self, start: int, stop: int) -> tuple[Any, Any]:
-        """x and label of the rows, checked as a request's are."""
-        source, resident = self._source, self._resident
-        if source is None:
-            return None, None
+    def _rows(self, source: Source, start: int, stop: int) -> tuple[Array, Array | None]:
+        """The rows, and their labels where those are asked for."""
         x, label = patiently(lambda: source.read(start, stop))
         # Torch warns of arrays that may not be written to, as those of files and of Ray's memory are.
         x = np.require(x, requirements=["C", "W"])
-        try:
-            x = check_rows(resident, x, binarize=self._plan.binarize, max_rows=stop - start)
-            wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and resident.generator.conditional)
-            return x, check_labels(resident, label, stop - start, required=True) if wanted else None
-        except InvalidInput as error:
-            raise self._numbered(error, start) from error
+        if self._plan.given_labels and label is None:
+            raise StartupError(f"--given-labels: {source.origin} have no labels")
+        wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and self._model.conditional)
+        return x, label if wanted else None
 
     def _numbered(self, error: ElbodError, start: int) -> StartupError:
         """What is wrong with a row of a part, with its number in the whole."""

@@ -77,10 +77,12 @@ def check_latents(model: Checked) -> None:
     q, walk, path = model.draws(1)
     if model.generator.levels == 0:
         _check_same_terms(path, model.latent_terms(q, walk.z))
-    supported = call("supports_latents", model.generator.supports_latents, walk.z)
-    model.tensor("supports_latents", supported, (len(model),), torch.bool)
-    if (row := first(~supported)) is not None:
-        raise Nonconforming(f"supports_latents refuses a draw of row {row}")
+    if (levels := model.generator.latent_levels) is not None:
+        wrong = (walk.z != walk.z.round()) | (walk.z < 0) | (walk.z >= levels)
+        if (row := first(wrong.any(1))) is not None:
+            raise Nonconforming(
+                f"begin draws a z of row {row} that is none of the integers below latent_levels = {levels}"
+            )
     for drawn in (walk, model.prior_draws()):
         _check_same_likelihood(model, drawn)
 

@@ -1,18 +1,17 @@
 """Values of a request checked on its arrays, before anything is queued: shape, finiteness, support, limits."""
 
-from typing import Any
+import sys
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elbod.api.blocks import Pause, no_pause
-from elbod.engine.jobs import Binarize
-from elbod.engine.loading import Resident
+from elbod.engine.description import ModelDescription
+from elbod.engine.jobs import Array, Binarize
 from elbod.errors import InvalidInput
 from elbod.generators.likelihoods import Likelihood
-
-Array = NDArray[Any]
+from elbod.requests.blocks import Pause, no_pause
 
 # Numbers that are checked at once.
 _CHECKED = 1024**2
@@ -22,8 +21,21 @@ _CHECKED = 1024**2
 MAX_LATENT = 1e6
 
 
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """The most that one request may ask for."""
+
+    max_rows: int
+    max_num_samples: int
+    max_importance_samples: int
+
+
+# Commands, bulk jobs and reports have none.
+UNLIMITED = RequestLimits(sys.maxsize, sys.maxsize, sys.maxsize)
+
+
 def check_rows(
-    resident: Resident, x: Array | None, *, binarize: Binarize | None, max_rows: int, pause: Pause = no_pause
+    model: ModelDescription, x: Array | None, *, binarize: Binarize | None, max_rows: int, pause: Pause = no_pause
 ) -> Array:
     """x as (n, *event_shape), finite and in the support, 1 <= n <= max_rows. Raises InvalidInput.
 
@@ -31,29 +43,32 @@ def check_rows(
     """
     if x is None:
         raise InvalidInput.at("/x", "x is missing: the rows to work on, in data units")
-    likelihood, model = resident.generator.likelihood, f"model {resident.name!r}"
-    x = _of_channels(x, likelihood.event_shape)
-    _check_shape("x", x, likelihood.event_shape, model, max_rows)
+    likelihood = model.likelihood
+    x = _of_channels(x, model.event_shape)
+    _check_shape("x", x, model.event_shape, model, max_rows)
     if binarize is not None and likelihood.name != "bernoulli":
-        raise InvalidInput.at("/binarize", f"{model} has a {likelihood.name} likelihood: binarize is for bernoulli")
+        why = f"{_of(model)} has a {likelihood.name} likelihood: binarize is for bernoulli"
+        raise InvalidInput.at("/binarize", why)
     step = max(1, _CHECKED * len(x) // x.size)
     for first in range(0, len(x), step):
-        _check_values(x[first : first + step], first, likelihood, model, binarize)
+        _check_values(x[first : first + step], first, model, binarize)
         pause()
     return x
 
 
-def _check_values(x: Array, first: int, likelihood: Likelihood, model: str, binarize: Binarize | None) -> None:
+def _check_values(x: Array, first: int, model: ModelDescription, binarize: Binarize | None) -> None:
     """Rows from number `first` on."""
     _check_finite("x", x, first)
+    likelihood = model.likelihood
     if binarize is not None:
-        rule = f"binarize needs values in [0, 1] for {model}: divide grey levels by 255"
+        rule = f"binarize needs values in [0, 1] for {_of(model)}: divide grey levels by 255"
         _check_all(x, first, (x >= 0) & (x <= 1), rule)
     elif not _are_levels(x, likelihood):
         supported = likelihood.supports(torch.from_numpy(x)).numpy()
-        hint = f'pass binarize="stochastic" or publish an n-level {model}' if likelihood.name == "bernoulli" else ""
-        message = f"{model} has a {likelihood.name} likelihood over {likelihood.support}"
-        _check_all(x, first, supported, f"{message}: {hint}" if hint else message)
+        rule = f"{_of(model)} has a {likelihood.name} likelihood over {likelihood.support}"
+        if likelihood.name == "bernoulli":
+            rule += f': pass binarize="stochastic" or publish an n-level {_of(model)}'
+        _check_all(x, first, supported, rule)
 
 
 def _are_levels(x: Array, likelihood: Likelihood) -> bool:
@@ -63,36 +78,40 @@ def _are_levels(x: Array, likelihood: Likelihood) -> bool:
     return bool(x.min() >= 0 and x.max() < likelihood.levels)
 
 
-def check_latents(resident: Resident, z: Array, *, max_rows: int) -> NDArray[np.float32]:
+def check_latents(model: ModelDescription, z: Array, *, max_rows: int) -> NDArray[np.float32]:
     """z as (n, latent_dim) float32, at most MAX_LATENT in size. Raises InvalidInput."""
-    _check_shape("z", z, (resident.generator.latent_dim,), f"model {resident.name!r}", max_rows)
+    _check_shape("z", z, (model.latent_dim,), model, max_rows)
     _check_finite("z", z)
     far = (z > MAX_LATENT) | (z < -MAX_LATENT)
     if far.any():
-        place, value = _first(z, far)
-        message = f"z[{place[0]}] has value {value}; latents lie within -{MAX_LATENT:g} ... {MAX_LATENT:g}"
-        raise InvalidInput.at(f"/z/{place[0]}", message)
+        (row, *_), value = _first(z, far)
+        message = f"z[{row}] has value {value}; latents lie within -{MAX_LATENT:g} ... {MAX_LATENT:g}"
+        raise InvalidInput.at(f"/z/{row}", message)
     latents = z.astype(np.float32)
-    decodable = resident.generator.supports_latents(torch.from_numpy(latents)).numpy()
-    if not decodable.all():
-        row = int(np.argmin(decodable))
-        family = resident.generator.blueprint.family
-        raise InvalidInput.at(f"/z/{row}", f"z[{row}] is {latents[row].tolist()}: no latent of family {family!r}")
+    if (levels := model.latent_levels) is not None:
+        wrong = ((latents != np.round(latents)) | (latents < 0) | (latents >= levels)).any(axis=1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            why = f"z[{row}] is {latents[row].tolist()}: no latent of family {model.family!r}"
+            raise InvalidInput.at(f"/z/{row}", why)
     return latents
 
 
-def check_labels(resident: Resident, label: Array | None, rows: int, *, required: bool) -> NDArray[np.int64] | None:
+def check_labels(
+    model: ModelDescription, label: Array | None, rows: int, *, required: bool
+) -> NDArray[np.int64] | None:
     """Class numbers (rows,) from one for all rows or one a row; None where none are given. Raises InvalidInput."""
-    model, names = f"model {resident.name!r}", resident.generator.blueprint.labels
+    names = model.labels
     if names is None:
         if label is not None:
-            raise InvalidInput.at("/label", f"{model} is not conditional: it takes no label")
+            raise InvalidInput.at("/label", f"{_of(model)} is not conditional: it takes no label")
         return None
-    known = f"{model} has the classes 0 ... {len(names) - 1} ({', '.join(names[:20])}{', ...' if names[20:] else ''})"
+    if label is None and not required:
+        return None
+    listed = f"{', '.join(names[:20])}{', ...' if names[20:] else ''}"
+    known = f"{_of(model)} has the classes 0 ... {len(names) - 1} ({listed})"
     if label is None:
-        if required:
-            raise InvalidInput.at("/label", f"label is missing: {known}; give one for all rows or one a row")
-        return None
+        raise InvalidInput.at("/label", f"label is missing: {known}; give one for all rows or one a row")
     if label.dtype.kind not in "iu":
         raise InvalidInput.at("/label", f"label must be integers, not {label.dtype}: {known}")
     if label.shape not in ((), (rows,)):
@@ -112,6 +131,10 @@ def check_count(name: str, value: int, limit: int) -> None:
         raise InvalidInput.at(f"/{name}", f"{name} is {value}, the limit is {limit}")
 
 
+def _of(model: ModelDescription) -> str:
+    return f"model {model.name!r}"
+
+
 def _of_channels(x: Array, shape: tuple[int, ...]) -> Array:
     if len(shape) == 3 and x.shape[1:] == shape[1:] and shape[0] == 1:
         return x[:, None]
@@ -120,10 +143,10 @@ def _of_channels(x: Array, shape: tuple[int, ...]) -> Array:
     return x
 
 
-def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: str, max_rows: int) -> None:
+def _check_shape(name: str, array: Array, shape: tuple[int, ...], model: ModelDescription, max_rows: int) -> None:
     if array.shape[1:] != shape or array.ndim != len(shape) + 1:
         expected = ", ".join(map(str, ("n", *shape)))
-        raise InvalidInput.at(f"/{name}", f"{name} has shape {list(array.shape)}, {model} needs ({expected})")
+        raise InvalidInput.at(f"/{name}", f"{name} has shape {list(array.shape)}, {_of(model)} needs ({expected})")
     if len(array) == 0:
         raise InvalidInput.at(f"/{name}", f"{name} has no rows")
     if len(array) > max_rows:

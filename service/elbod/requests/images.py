@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elbod.api.blocks import BLOCK, Pause, no_pause
 from elbod.errors import NotAcceptable
 from elbod.generators.likelihoods import Likelihood
+from elbod.requests.blocks import BLOCK, Pause, no_pause
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

@@ -1,0 +1,97 @@
+"""What callers get: the fields and arrays of a job's answer, before anybody writes them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from elbod.engine import columns
+from elbod.engine.description import ModelDescription
+from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
+from elbod.generators.bounds import summarize
+
+_ELBO = tuple(column.name for column in columns.ELBO if column.single is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Fields, and arrays by the names of `engine.columns`: `posterior.mean` is `mean` of `posterior`; None is null."""
+
+    fields: Mapping[str, Any]
+    arrays: Mapping[str, Array | None]
+
+
+def answer_of(job: Job, result: Result, model: ModelDescription) -> Answer:
+    """What a job's result says, and where it comes from."""
+    value = result.value
+    fields: dict[str, Any] = {
+        "model": model.identity,
+        "seed": job.seed,
+        "first_index": job.first_index,
+        "fingerprint": model.fingerprint,
+        "reproducible": model.reproducible,
+    }
+    if isinstance(value, Scores):
+        return _scored(fields, job, value, model)
+    if isinstance(value, Samples):
+        return Answer(fields, {"x": value.x, "z": value.z})
+    return _encoded(fields, value, model)
+
+
+def _encoded(fields: dict[str, Any], value: Encodings, model: ModelDescription) -> Answer:
+    fields |= {"posterior.family": value.family, "posterior.closed_form": model.posterior_closed_form}
+    parameters = (*value.parameters.items(), *model.posterior_shared.items())
+    arrays = {f"posterior.{name}": array for name, array in parameters}
+    return Answer(fields, arrays | {column.name: getattr(value, column.name) for column in columns.ENCODE})
+
+
+def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescription) -> Answer:
+    found, likelihood = scores.columns, model.likelihood
+    summary = summarize(found["elbo"], found["standard_error"])
+    fields |= {
+        "summary": {
+            "mean": summary.mean,
+            "standard_error": _defined(summary.standard_error),
+            "monte_carlo_standard_error": _defined(summary.monte_carlo_standard_error),
+            "n": summary.n,
+        },
+        "likelihood": likelihood.name,
+        "measure": likelihood.measure,
+        "units": "nats",
+        "event_dims": likelihood.event_dims,
+        "kl_estimator": "monte_carlo" if job.marginal_labels else model.kl_estimator,
+        "gap_kind": "exact" if "log_evidence" in found else "lower" if job.num_importance_samples else None,
+        "conditional_on": None if job.label is None else "label",
+        "num_importance_samples": job.num_importance_samples,
+        **_calibration(job, model),
+    }
+    arrays = {name: found.get(name) for name in _ELBO}
+    arrays["reconstruction_map"] = scores.reconstruction_map
+    for name in columns.MAY_BE_UNDEFINED:
+        values = arrays[name]
+        # Mostly the first number decides.
+        if values is not None and math.isnan(values[0]) and (len(values) == 1 or np.isnan(values).all()):
+            arrays[name] = None
+    if job.target_standard_error is None:
+        fields["num_samples"] = job.num_samples
+    else:
+        arrays["num_samples"] = found["num_samples"]
+    return Answer(fields, arrays)
+
+
+def _calibration(job: Job, model: ModelDescription) -> dict[str, Any]:
+    """What quantile and typicality compare with, or why they are null."""
+    used = model.calibration_for(job)
+    if used is not None:
+        return {"reference_num_samples": used.num_samples, "reference_size": len(used.scores), "reference_reason": None}
+    if model.calibration if job.label is None else model.given_label:
+        reason = f"the model was calibrated with binarization {model.binarization}, not {job.binarize}"
+    else:
+        reason = "the model was published without calibration scores"
+    return {"reference_num_samples": None, "reference_size": None, "reference_reason": reason}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
