@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from elbod.api.balance import Balance
 from elbod.errors import HeadersTooLarge, HeadTooSlow, Malformed, QueueFull, RequestError, UrlTooLong
 
 _MOST_HEAD_BYTES = 64 * 1024
@@ -48,6 +49,7 @@ class Connection(HttpToolsProtocol):
 
     timeout: seconds for the arrival of a head, and for a write that makes no progress.
     draining: whether the server shuts down; then every answer closes its connection.
+    balance: counts the connections of this worker, and says which of them move to another one.
     """
 
     def __init__(
@@ -59,9 +61,12 @@ class Connection(HttpToolsProtocol):
         *,
         timeout: float,
         draining: Callable[[], bool],
+        balance: Balance,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
-        self._timeout, self._draining = timeout, draining
+        self._timeout, self._draining, self._balance = timeout, draining, balance
+        # Whether it counts as in use, and whether a request came since the last check.
+        self._in_use, self._asked = True, False
         self._phase = _Phase.BEGIN
         self._refused = False
         self.url = b""
@@ -77,6 +82,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._balance.close(in_use=self._in_use)
 
     def shutdown(self) -> None:
         # The request of a new connection may be on its way: it is told to go elsewhere.
@@ -136,10 +145,18 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._phase = _Phase.BODY
         self._waiting_since = None
-        if self._draining():
+        self._asked = True
+        self._use(True)
+        # A caller that sends requests ahead would lose those behind this one.
+        if self._draining() or (self.cycle.keep_alive and not self.pipeline and self._balance.moves_one()):
             self.cycle.keep_alive = False
         # Trailers come as headers, too late for anybody.
         self.headers = []
+
+    def _use(self, in_use: bool) -> None:
+        if in_use != self._in_use:
+            self._in_use = in_use
+            self._balance.use(1 if in_use else -1)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -176,7 +193,12 @@ class Connection(HttpToolsProtocol):
             super().on_response_complete()
 
     def check(self, now: float) -> None:
-        """End what makes no progress; called every now and then with the loop's time."""
+        """End what makes no progress; called every now and then with the loop's time.
+
+        A connection that was answered and asked nothing since the last call is not in use.
+        """
+        self._use(self._asked or self.cycle is None or not self.cycle.response_complete)
+        self._asked = False
         pending = self.transport.get_write_buffer_size()
         if pending:
             unsent = pending + _unacknowledged(self.transport)

@@ -1,0 +1,92 @@
+"""Least connections: which worker accepts, and whose callers reconnect."""
+
+import pytest
+
+from elbod.api.balance import Balance, Loads
+
+
+def balances(*connections: int) -> list[Balance]:
+    """Workers with so many connections in use each."""
+    loads = Loads(len(connections))
+    found = [Balance(loads, number) for number in range(len(connections))]
+    for balance, count in zip(found, connections, strict=True):
+        balance.join()
+        for _ in range(count):
+            balance.open()
+    return found
+
+
+def moved(balance: Balance) -> int:
+    """How many of the next hundred callers are asked to reconnect."""
+    return sum(balance.moves_one() for _ in range(100))
+
+
+def test_a_worker_accepts_while_no_other_has_fewer_connections() -> None:
+    first, second, third = balances(2, 1, 2)
+    assert first.lighter().keys() == third.lighter().keys() == {1}
+    assert not second.lighter()
+    second.open()
+    assert not first.lighter()
+    first.close(in_use=True)
+    assert second.lighter().keys() == {0}
+
+
+def test_idle_connections_count_only_where_those_in_use_are_equal() -> None:
+    first, second = balances(3, 3)
+    first.use(-1)
+    assert not first.lighter()
+    assert second.lighter().keys() == {0}
+    second.close(in_use=True)
+    assert first.lighter().keys() == {1}
+    assert not second.lighter()
+
+
+def test_workers_that_start_drain_or_died_attract_no_connections() -> None:
+    loads = Loads(4)
+    alone, _, draining, dead = (Balance(loads, number) for number in range(4))
+    for balance in (alone, draining, dead):
+        balance.join()
+    for _ in range(5):
+        alone.open()
+    draining.leave()
+    draining.close(in_use=True)
+    loads.clear(3)
+    assert not alone.lighter()
+    assert draining.lighter().keys() == {0}
+
+
+def test_a_worker_that_does_not_take_what_is_left_to_it_is_skipped_until_its_load_changes() -> None:
+    first, stuck, well = balances(3, 1, 0)
+    lighter = first.lighter()
+    well.open()
+    first.skip(lighter)
+    assert first.lighter().keys() == {2}
+    first.skip(first.lighter())
+    assert not first.lighter()
+    stuck.open()
+    assert first.lighter().keys() == {1}
+
+
+@pytest.mark.parametrize(
+    ("connections", "moving"), [((32, 0), 16), ((17, 16), 0), ((18, 16), 1), ((16, 0, 0, 0), 12), ((0, 9), 0)]
+)
+def test_callers_beyond_the_mean_reconnect_once_three_reviews_agree(connections: tuple[int, ...], moving: int) -> None:
+    first, *_ = balances(*connections)
+    for _ in range(2):
+        first.review()
+        assert moved(first) == 0
+    first.review()
+    assert moved(first) == moving
+    # Those who moved are seen before any more are asked.
+    first.review()
+    assert moved(first) == 0
+
+
+def test_a_surplus_of_a_moment_moves_nobody() -> None:
+    first, second = balances(8, 0)
+    first.review()
+    first.review()
+    for _ in range(8):
+        second.open()
+    first.review()
+    assert moved(first) == 0
