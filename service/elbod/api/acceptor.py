@@ -14,10 +14,12 @@ logger = logging.getLogger(__name__)
 _ACCEPT_AGAIN = 1.0
 # Seconds between two looks at a connection that is left to another worker, and after which that worker is skipped.
 _PAUSE, _PATIENCE = 0.001, 0.1
+# Connections accepted in one turn of the event loop: requests wait meanwhile.
+_AT_ONCE = 16
 
 
 class Acceptor:
-    """Accepts one connection in each turn of the event loop, while no other worker has less load.
+    """Accepts connections while no other worker has less load, a few in each turn of the event loop.
 
     An event loop's own server accepts all that wait, so one worker would keep all callers that come at once.
     """
@@ -43,12 +45,13 @@ class Acceptor:
             self._loop.add_reader(self._listener.fileno(), self._take_or_leave)
 
     def _take_or_leave(self) -> None:
-        lighter = self._balance.lighter()
-        if lighter:
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_PAUSE, self._wait, self._loop.time(), lighter)
-        else:
-            self._accept()
+        for _ in range(_AT_ONCE):
+            if lighter := self._balance.lighter():
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(_PAUSE, self._wait, self._loop.time(), lighter)
+                return
+            if not self._accept():
+                return
 
     def _wait(self, since: float, lighter: dict[int, int]) -> None:
         """Leave the connection that is pending to the `lighter` workers, but not for long: one may be stuck."""
@@ -63,23 +66,25 @@ class Acceptor:
         else:
             self._listen()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Whether there was a connection."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             # Another worker was faster, or the caller has left.
-            return
+            return False
         except OSError as error:
             # Out of file descriptors or memory: what is open goes on, and may free some.
             logger.error("cannot accept a connection, trying again in %g s: %s", _ACCEPT_AGAIN, error)
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_AGAIN, self._listen)
-            return
+            return False
         connection.setblocking(False)
         self._balance.open()
         opening = self._loop.create_task(self._open(connection))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, connection: socket.socket) -> None:
         try:
