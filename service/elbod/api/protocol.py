@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
             raise _url_too_long()
         if len(self.headers) > _MOST_HEADERS:
             raise HeadersTooLarge(f"the request has {len(self.headers)} headers, the limit is {_MOST_HEADERS}")
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _MOST_HEAD_BYTES:
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > _MOST_HEAD_BYTES:
             raise _headers_too_large()
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise QueueFull(f"more than {_MOST_PIPELINED} requests wait on this connection", retry_after=1)

@@ -183,7 +183,7 @@ class Service:
             # After the requests that arrived together: woken by the first, the engine would run it alone.
             self._waking = True
             loop.call_soon(self._wake)
-        late = loop.call_at(deadline, self._fail, task, _too_late(self.timeout(request)))
+        late = loop.call_at(deadline, self._expire, task, request)
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
             # Until the answer has been sent: the engine counts it no longer than until it is computed.
@@ -251,6 +251,9 @@ class Service:
             self.engine.cancel(task)
             answer.set_exception(error)
 
+    def _expire(self, task: Task, request: Request) -> None:
+        self._fail(task, _too_late(self.timeout(request)))
+
     def _watch(self, task: Task, request: Request) -> None:
         async def watch() -> None:
             await _disconnected(request)
@@ -285,9 +288,10 @@ class Service:
 
     def deadline(self, request: Request) -> float:
         """When the request's time is up, by the event loop's clock. The time runs from the first call."""
-        if not hasattr(request.state, "deadline"):
-            request.state.deadline = asyncio.get_running_loop().time() + self.timeout(request)
-        deadline: float = request.state.deadline
+        state = request.scope["state"]
+        if "deadline" not in state:
+            state["deadline"] = asyncio.get_running_loop().time() + self.timeout(request)
+        deadline: float = state["deadline"]
         return deadline
 
     def timeout(self, request: Request) -> float:
