@@ -22,7 +22,7 @@ def moved(balance: Balance) -> int:
 
 
 def test_a_worker_accepts_while_no_other_has_fewer_connections() -> None:
-    first, second, third = balances(2, 1, 2)
+    first, second, third = balances(3, 2, 3)
     assert first.lighter().keys() == third.lighter().keys() == {1}
     assert not second.lighter()
     second.open()
@@ -31,8 +31,16 @@ def test_a_worker_accepts_while_no_other_has_fewer_connections() -> None:
     assert second.lighter().keys() == {0}
 
 
+def test_a_worker_with_one_connection_accepts_another_so_that_probes_reach_every_worker() -> None:
+    first, second = balances(1, 0)
+    assert not first.lighter()
+    first.open()
+    assert first.lighter().keys() == {1}
+    assert not second.lighter()
+
+
 def test_idle_connections_count_only_where_those_in_use_are_equal() -> None:
-    first, second = balances(3, 3)
+    first, second = balances(4, 4)
     first.use(-1)
     assert not first.lighter()
     assert second.lighter().keys() == {0}

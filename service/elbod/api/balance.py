@@ -12,6 +12,9 @@ from collections import deque
 # The load of a worker that accepts nothing: more than any other.
 _ABSENT = 2**64 - 1
 _OPEN_BITS = 32
+# A worker with so few connections in use accepts more, whatever others have: else probes of health, each on a new
+# connection, would always reach an idle worker and never see a busy one.
+_FEW = 1
 # Reviews that must agree before callers are asked to reconnect: of few requests, one moment shows little.
 _REVIEWS = 3
 
@@ -82,9 +85,11 @@ class Balance:
             self._loads.write(self._worker, self._in_use, self._opened)
 
     def lighter(self) -> dict[int, int]:
-        """Workers with less load than this one, and their loads."""
+        """Workers with less load than this one, and their loads; none as long as this one has few connections."""
         loads = self._loads.read()
         own = loads[self._worker]
+        if own >> _OPEN_BITS <= _FEW:
+            return {}
         return {worker: load for worker, load in enumerate(loads) if load < own and self._stuck.get(worker) != load}
 
     def skip(self, lighter: dict[int, int]) -> None:
