@@ -1,8 +1,15 @@
 """Least connections: which worker accepts, and whose callers reconnect."""
 
+import asyncio
+import contextlib
+from typing import Any
+
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from elbod.api.balance import Balance, Loads
+from elbod.api.protocol import Connection
 
 
 def balances(*connections: int) -> list[Balance]:
@@ -98,3 +105,46 @@ def test_a_surplus_of_a_moment_moves_nobody() -> None:
         second.open()
     first.review()
     assert moved(first) == 0
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers each request with five bytes."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def answers(balance: Balance, requests: int) -> bytes:
+    """What one connection receives for requests that it sends at once, and, unless it is closed, for one more."""
+    loop = asyncio.get_running_loop()
+    config = uvicorn.Config(hello, log_config=None)
+    config.load()
+
+    def protocol() -> asyncio.Protocol:
+        balance.open()
+        return Connection(config, ServerState(), {}, loop, timeout=60, draining=lambda: False, balance=balance)
+
+    async with await loop.create_server(protocol, "127.0.0.1") as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        writer.write(request * requests)
+        received = b""
+        for _ in range(requests):
+            received += await reader.readuntil(b"hello")
+        writer.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        # A closed connection may be reset by what still comes.
+        with contextlib.suppress(ConnectionError):
+            received += await reader.read()
+        writer.close()
+    return received
+
+
+@pytest.mark.parametrize(("requests", "answered"), [(1, 1), (2, 3), (5, 6)])
+def test_a_caller_beyond_the_mean_is_asked_to_reconnect_unless_it_sends_requests_ahead(
+    requests: int, answered: int
+) -> None:
+    first, _ = balances(4, 0)
+    for _ in range(3):
+        first.review()
+    received = asyncio.run(answers(first, requests))
+    assert received.count(b"HTTP/1.1 200") == answered
+    assert received.count(b"connection: close") == 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from elbod.api.balance import Balance
@@ -67,6 +67,8 @@ class Connection(HttpToolsProtocol):
         self._timeout, self._draining, self._balance = timeout, draining, balance
         # Whether it counts as in use, and whether a request came since the last check.
         self._in_use, self._asked = True, False
+        # The request after which the caller should reconnect to another worker.
+        self._last: RequestResponseCycle | None = None
         self._phase = _Phase.BEGIN
         self._refused = False
         self.url = b""
@@ -147,11 +149,22 @@ class Connection(HttpToolsProtocol):
         self._waiting_since = None
         self._asked = True
         self._use(True)
-        # A caller that sends requests ahead would lose those behind this one.
-        if self._draining() or (self.cycle.keep_alive and not self.pipeline and self._balance.moves_one()):
-            self.cycle.keep_alive = False
+        self._keep_or_close()
         # Trailers come as headers, too late for anybody.
         self.headers = []
+
+    def _keep_or_close(self) -> None:
+        """Close after this answer if the server drains, or if the caller should reconnect to another worker."""
+        last, self._last = self._last, None
+        if self._draining():
+            self.cycle.keep_alive = False
+        elif self.pipeline:
+            # The caller sends requests ahead, and would lose this one.
+            if last is not None and not last.response_started:
+                last.keep_alive = True
+        elif self.cycle.keep_alive and self._balance.moves_one():
+            self.cycle.keep_alive = False
+            self._last = self.cycle
 
     def _use(self, in_use: bool) -> None:
         if in_use != self._in_use:
