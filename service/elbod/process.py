@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from elbod.api.balance import Balance, Loads
 from elbod.api.logs import configure_logging
 from elbod.api.server import serve
 from elbod.api.worker_files import remove_orphaned
@@ -41,13 +42,14 @@ def drain_limit(settings: Settings) -> float:
 class Worker:
     """A process and the pipe to it."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, delay: float) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, loads: Loads, number: int, delay: float) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(settings, listener, theirs), name="elbod-worker")
+        arguments = settings, listener, Balance(loads, number), theirs
+        self.process = _SPAWN.Process(target=_work, args=arguments, name="elbod-worker")
         with _sigint_held():
             self.process.start()
         theirs.close()
-        self.delay = delay
+        self.number, self.delay = number, delay
         self.born = time.monotonic()
         self.asked = 0.0
         self.answered = True
@@ -87,7 +89,7 @@ class Worker:
         self.pipe.close()
 
 
-def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+def _work(settings: Settings, listener: socket.socket, balance: Balance, pipe: Connection) -> None:
     """One worker process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_supervisor, args=(drain_limit(settings),), daemon=True).start()
@@ -111,6 +113,7 @@ def _work(settings: Settings, listener: socket.socket, pipe: Connection) -> None
         serve(
             settings,
             listener,
+            balance,
             running=listen,
             started=lambda: pipe.send_bytes(_STARTED),
         )

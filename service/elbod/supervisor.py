@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 
+from elbod.api.balance import Loads
 from elbod.api.logs import configure_logging
 from elbod.api.server import bind, refuse_open_door
 from elbod.api.worker_files import forget_gauges, worker_files
@@ -59,8 +60,7 @@ def supervise(settings: Settings, *, announce: Callable[[str], None], silence: f
     _refuse_few_descriptors(count)
     configure_logging()
     listener = bind(settings.host, settings.port)
-    # Each worker knows how many they are.
-    return _Supervisor(settings.model_copy(update={"workers": count}), listener, announce, silence).run(count)
+    return _Supervisor(settings, listener, announce, silence).run(count)
 
 
 def _refuse_few_descriptors(workers: int) -> None:
@@ -77,8 +77,8 @@ class _Supervisor:
     ) -> None:
         self._settings, self._listener, self._announce, self._silence = settings, listener, announce, silence
         self._workers: list[Worker] = []
-        # When replacements are due, each with the delay that it had to wait.
-        self._due: list[tuple[float, float]] = []
+        # When replacements are due, each with the number that it gets and the delay that it had to wait.
+        self._due: list[tuple[float, int, float]] = []
         self._announced = False
         self._ended_by: signal.Signals | None = None
         self._give_up_at = float("inf")
@@ -86,15 +86,16 @@ class _Supervisor:
     def run(self, count: int) -> int:
         """The exit code."""
         with _signal_numbers() as signals, worker_files():
+            self._loads = Loads(count)
             try:
-                for _ in range(count):
-                    self._start(0.0)
+                for number in range(count):
+                    self._start(number, 0.0)
                 while self._workers or self._ended_by is None:
                     self._sleep(signals)
-                    for number in _received(signals):
+                    for received in _received(signals):
                         if self._ended_by is not None:
-                            return 128 + number
-                        self._drain(number)
+                            return 128 + received
+                        self._drain(received)
                     self._look(time.monotonic())
             finally:
                 for worker in self._workers:
@@ -103,12 +104,12 @@ class _Supervisor:
                     worker.bury()
         return 0 if self._ended_by is signal.SIGTERM else 128 + signal.SIGINT
 
-    def _start(self, delay: float) -> None:
-        self._workers.append(Worker(self._settings, self._listener, delay))
+    def _start(self, number: int, delay: float) -> None:
+        self._workers.append(Worker(self._settings, self._listener, self._loads, number, delay))
 
     def _sleep(self, signals: socket.socket) -> None:
         """Until a worker speaks or dies, a signal comes, or it is time to ask or to replace."""
-        soonest = min((at for at, _ in self._due), default=float("inf"))
+        soonest = min((at for at, *_ in self._due), default=float("inf"))
         pause = max(0.0, min(ASK_EVERY, soonest - time.monotonic()))
         wait([signals, *(w.process.sentinel for w in self._workers), *(w.pipe for w in self._workers)], pause)
 
@@ -139,7 +140,7 @@ class _Supervisor:
             self._announce(_url(self._listener))
         for due in [due for due in self._due if due[0] <= now]:
             self._due.remove(due)
-            self._start(due[1])
+            self._start(*due[1:])
 
     def _bury(self, worker: Worker, failure: str | None, now: float) -> None:
         self._workers.remove(worker)
@@ -147,6 +148,7 @@ class _Supervisor:
         failure = failure or worker.listen()
         worker.end(signal.SIGKILL)
         worker.bury()
+        self._loads.clear(worker.number)
         if worker.process.pid is not None:
             forget_gauges(worker.process.pid)
         code = worker.process.exitcode
@@ -162,7 +164,7 @@ class _Supervisor:
             f" ({failure})" if failure else "",
             delay,
         )
-        self._due.append((now + delay, delay))
+        self._due.append((now + delay, worker.number, delay))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
+from elbod.api.balance import Balance, Loads
 from elbod.errors import StartupError
 from elbod.machine import usable_cores
 from elbod.process import Worker
@@ -192,7 +193,7 @@ def test_a_worker_that_is_silent_is_killed_and_replaced(served_store: ModelStore
     assert "does not answer" in (tmp_path / "log").read_text()
 
 
-def only_starts(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+def only_starts(settings: Settings, listener: socket.socket, balance: Balance, pipe: Connection) -> None:
     """A worker whose first word is that it has started."""
     pipe.send_bytes(b"started")
     threading.Event().wait()
@@ -203,7 +204,7 @@ def test_what_a_worker_was_asked_while_it_started_is_owed_from_its_first_word_on
 ) -> None:
     monkeypatch.setattr("elbod.process._work", only_starts)
     with socket.socket() as listener:
-        worker = Worker(load_settings(), listener, delay=0.0)
+        worker = Worker(load_settings(), listener, Loads(1), number=0, delay=0.0)
         try:
             worker.ask(worker.born - 100)
             assert worker.pipe.poll(60)
@@ -335,20 +336,3 @@ def test_the_quota_of_a_control_group_bounds_the_cores(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
-
-
-def test_callers_who_come_together_are_shared_among_the_workers(pair: Server) -> None:
-    host, port = pair.url.removeprefix("http://").split(":")
-    pids = sorted(workers(pair.process.pid))
-
-    def sockets() -> list[int]:
-        folders = [Path(f"/proc/{pid}/fd") for pid in pids]
-        return [sum("socket" in str(entry.readlink()) for entry in folder.iterdir()) for folder in folders]
-
-    before = sockets()
-    with ExitStack() as stack:
-        for _ in range(40):
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
-        wait_for(lambda: sum(sockets()) >= sum(before) + 40)
-        taken = [now - then for now, then in zip(sockets(), before, strict=True)]
-    assert min(taken) >= 4

@@ -1,5 +1,6 @@
 """The ASGI application."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,6 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with service.life():
             yield
 
+    exports = any(name.startswith("OTEL_") for name in os.environ)
     app = FastAPIOffline(
         title="elbod",
         summary="The ELBO daemon: sample, encode and score with VAE-style generative models.",
@@ -32,8 +34,8 @@ def create_app(settings: Settings) -> FastAPI:
         static_url=security.DOCS_FILES,
         # A redirect would lead to whatever host the request names.
         redirect_slashes=False,
-        # Where OTEL_EXPORTER_OTLP_ENDPOINT says; nowhere without it.
-        telemetry={"auto_configure": True},
+        # Where OTEL_EXPORTER_OTLP_ENDPOINT says. Without it, each request would look for three providers.
+        telemetry={"auto_configure": exports, "tracing": exports, "metrics": exports, "logs": exports},
     )
     app.state.service = service
     # First, and not included: every request would pay for the look through other routes and a router within a router.

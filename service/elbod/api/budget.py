@@ -80,7 +80,8 @@ class Held:
 
         async def send_held(message: Message) -> None:
             body = message.get("body", b"")
-            holding.note(len(body))
+            if body:
+                holding.note(len(body))
             if len(body) <= _PIECE:
                 await send(message)
                 return

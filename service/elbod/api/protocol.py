@@ -16,9 +16,10 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from elbod.api.balance import Balance
 from elbod.errors import HeadersTooLarge, HeadTooSlow, Malformed, QueueFull, RequestError, UrlTooLong
 
 _MOST_HEAD_BYTES = 64 * 1024
@@ -48,6 +49,7 @@ class Connection(HttpToolsProtocol):
 
     timeout: seconds for the arrival of a head, and for a write that makes no progress.
     draining: whether the server shuts down; then every answer closes its connection.
+    balance: counts the connections of this worker, and says which of them move to another one.
     """
 
     def __init__(
@@ -59,9 +61,14 @@ class Connection(HttpToolsProtocol):
         *,
         timeout: float,
         draining: Callable[[], bool],
+        balance: Balance,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
-        self._timeout, self._draining = timeout, draining
+        self._timeout, self._draining, self._balance = timeout, draining, balance
+        # Whether it counts as in use, and whether a request came since the last check.
+        self._in_use, self._asked = True, False
+        # The request after which the caller should reconnect to another worker.
+        self._last: RequestResponseCycle | None = None
         self._phase = _Phase.BEGIN
         self._refused = False
         self.url = b""
@@ -77,6 +84,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._waiting_since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._balance.close(in_use=self._in_use)
 
     def shutdown(self) -> None:
         # The request of a new connection may be on its way: it is told to go elsewhere.
@@ -129,17 +140,36 @@ class Connection(HttpToolsProtocol):
             raise _url_too_long()
         if len(self.headers) > _MOST_HEADERS:
             raise HeadersTooLarge(f"the request has {len(self.headers)} headers, the limit is {_MOST_HEADERS}")
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _MOST_HEAD_BYTES:
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > _MOST_HEAD_BYTES:
             raise _headers_too_large()
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise QueueFull(f"more than {_MOST_PIPELINED} requests wait on this connection", retry_after=1)
         super().on_headers_complete()
         self._phase = _Phase.BODY
         self._waiting_since = None
-        if self._draining():
-            self.cycle.keep_alive = False
+        self._asked = True
+        self._use(True)
+        self._keep_or_close()
         # Trailers come as headers, too late for anybody.
         self.headers = []
+
+    def _keep_or_close(self) -> None:
+        """Close after this answer if the server drains, or if the caller should reconnect to another worker."""
+        last, self._last = self._last, None
+        if self._draining():
+            self.cycle.keep_alive = False
+        elif self.pipeline:
+            # The caller sends requests ahead, and would lose this one.
+            if last is not None and not last.response_started:
+                last.keep_alive = True
+        elif self.cycle.keep_alive and self._balance.moves_one():
+            self.cycle.keep_alive = False
+            self._last = self.cycle
+
+    def _use(self, in_use: bool) -> None:
+        if in_use != self._in_use:
+            self._in_use = in_use
+            self._balance.use(1 if in_use else -1)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -176,7 +206,12 @@ class Connection(HttpToolsProtocol):
             super().on_response_complete()
 
     def check(self, now: float) -> None:
-        """End what makes no progress; called every now and then with the loop's time."""
+        """End what makes no progress; called every now and then with the loop's time.
+
+        A connection that was answered and asked nothing since the last call is not in use.
+        """
+        self._use(self._asked or self.cycle is None or not self.cycle.response_complete)
+        self._asked = False
         pending = self.transport.get_write_buffer_size()
         if pending:
             unsent = pending + _unacknowledged(self.transport)

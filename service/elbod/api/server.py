@@ -15,6 +15,8 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from elbod.api import keys
+from elbod.api.acceptor import Acceptor
+from elbod.api.balance import Balance
 from elbod.api.protocol import Connection
 from elbod.api.security import is_loopback
 from elbod.errors import StartupError
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_ACCEPT_AGAIN = 1.0
-_BURST = 0.001
 _CHECK_EVERY = 1.0
 
 
@@ -38,11 +38,12 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         service: "Service",
+        balance: Balance,
         running: Callable[[asyncio.AbstractEventLoop, "Service"], None],
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._service, self._running, self._started = service, running, started
+        self._service, self._balance, self._running, self._started = service, balance, running, started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -64,11 +65,11 @@ class _Server(uvicorn.Server):
                 loop,
                 timeout=timeout,
                 draining=lambda: self._service.draining,
+                balance=self._balance,
             )
 
         self._checking = loop.create_task(self._check_regularly(min(_CHECK_EVERY, timeout / 4)))
-        alone = self._service.settings.workers == 1
-        self.servers = [Acceptor(loop, listener, protocol, alone=alone) for listener in sockets or []]  # type: ignore[misc]
+        self.servers = [Acceptor(loop, listener, protocol, self._balance) for listener in sockets or []]  # type: ignore[misc]
         self.started = True
         if not self.should_exit:
             self._started()
@@ -81,6 +82,7 @@ class _Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, Connection)
                 connection.check(loop.time())
+            self._balance.review()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,78 +95,14 @@ class _Server(uvicorn.Server):
         # Never by force: a service manager tells the worker, and so does the supervisor, who kills those that must not
         # wait.
         self.should_exit = True
+        self._balance.leave()
         self._service.begin_drain()
-
-
-class Acceptor:
-    """Takes connections of a socket that other processes may listen on, too: one in each turn of the event loop, and,
-    unless this process is alone, of those that come all at once one a millisecond.
-
-    An event loop's own server takes all that wait, and so one worker would answer whoever came at the same time, for as
-    long as they keep their connections.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        listener: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
-        *,
-        alone: bool,
-    ) -> None:
-        self._loop, self._listener, self._protocol, self._alone = loop, listener, protocol, alone
-        self._opening: set[asyncio.Task[object]] = set()
-        self._closed = False
-        self._accepted_at = 0.0
-        listener.setblocking(False)
-        self._listen()
-
-    def _listen(self) -> None:
-        if not self._closed:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            # Another worker was faster, or the caller has left.
-            return
-        except OSError as error:
-            # Out of file descriptors or memory: what is open goes on, and may free some.
-            logger.error("cannot accept a connection, trying again in %g s: %s", _ACCEPT_AGAIN, error)
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_ACCEPT_AGAIN, self._listen)
-            return
-        connection.setblocking(False)
-        now = self._loop.time()
-        if not self._alone and now - self._accepted_at < _BURST:
-            # The others may be asleep, and wake up meanwhile.
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_BURST, self._listen)
-        self._accepted_at = now
-        opening = self._loop.create_task(self._open(connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
-
-    async def _open(self, connection: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._protocol, connection)
-        except OSError:
-            connection.close()
-
-    def close(self) -> None:
-        """Take no more connections."""
-        if not self._closed:
-            self._closed = True
-            self._loop.remove_reader(self._listener.fileno())
-
-    async def wait_closed(self) -> None:
-        """Return at once: connections are the protocol's."""
 
 
 def serve(
     settings: Settings,
     listener: socket.socket,
+    balance: Balance,
     *,
     running: Callable[[asyncio.AbstractEventLoop, "Service"], None],
     started: Callable[[], None],
@@ -186,7 +124,7 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
     )
-    _Server(config, app.state.service, running, started).run(sockets=[listener])
+    _Server(config, app.state.service, balance, running, started).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -180,12 +180,13 @@ class Service:
         """
         if self.draining:
             raise Draining("the server is shutting down: try another one")
-        deadline = self.deadline(request)
-        loop = asyncio.get_running_loop()
+        deadline, loop = self.deadline(request), asyncio.get_running_loop()
+        if loop.time() > deadline:
+            raise _too_late(self.timeout(request))
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
         self._waiting[task] = answer
-        late = loop.call_at(deadline, self._fail, task, _too_late(self.timeout(request)))
+        late = loop.call_at(deadline, self._expire, task, request)
         watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
         try:
             # Until the answer has been sent: the engine counts it no longer than until it is computed.
@@ -252,6 +253,9 @@ class Service:
             self.engine.cancel(task)
             answer.set_exception(error)
 
+    def _expire(self, task: Progress, request: Request) -> None:
+        self._fail(task, _too_late(self.timeout(request)))
+
     def _watch(self, task: Progress, request: Request) -> None:
         async def watch() -> None:
             await _disconnected(request)
@@ -286,9 +290,10 @@ class Service:
 
     def deadline(self, request: Request) -> float:
         """When the request's time is up, by the event loop's clock. The time runs from the first call."""
-        if not hasattr(request.state, "deadline"):
-            request.state.deadline = asyncio.get_running_loop().time() + self.timeout(request)
-        deadline: float = request.state.deadline
+        state = request.scope["state"]
+        if "deadline" not in state:
+            state["deadline"] = asyncio.get_running_loop().time() + self.timeout(request)
+        deadline: float = state["deadline"]
         return deadline
 
     def timeout(self, request: Request) -> float:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -328,7 +329,8 @@ def encode_safetensors(
     return _joined(chain((start,), slices), end, pause)
 
 
-def best_media_type(accept: str | None, offers: Sequence[str]) -> str | None:
+@lru_cache(maxsize=64)
+def best_media_type(accept: str | None, offers: tuple[str, ...]) -> str | None:
     """The offer that `Accept` likes best (RFC 9110, section 12.5.1), earlier offers winning ties; None if none fits."""
     if not accept:
         return offers[0]
