@@ -33,7 +33,7 @@ import soak_callers
 from elbod_store import ModelStore
 from load import HOST, percentile
 from processes import descriptors, resident, serve, workers
-from report import Section, number
+from report import Section, number, target_table
 from soak_callers import Play, Tally, count_retries
 from soak_scripts import MODELS, Script, expect
 from tests.support import draft
@@ -261,6 +261,8 @@ def main() -> int:
         f"{datetime.date.today()}, {servers.CORES} cores, Python {platform.python_version()}, load before {load:.1f}: "
         f"{servers.versions(Path(sys.executable), ['elbod', 'elbod-client', 'torch', 'uvicorn', 'httpx'])}.",
         *(line for section in sections for line in section.lines()),
+        "",
+        *target_table(sections),
     ]
     text = "\n".join(said) + "\n"
     sys.stdout.write(text)
