@@ -80,12 +80,14 @@ class LoadedEngine:
         """One job, from its array to its answer."""
         self._bulk.engines[0].submit(self._job(x), self.model).result()
 
-    def networks(self, x: Tensor) -> None:
-        """The family's own pass of a tile without noise or reconstruction term: the encoder, and a draw's networks."""
+    def networks(self, x: Tensor, likelihood: bool = False) -> None:
+        """The family's own encoder and draw of a tile at noise 0; with the likelihood also log p(x|z), in float32."""
         generator = self.model.generator
         with torch.inference_mode():
-            posterior = generator.encode(x)
-            generator.draw(posterior, torch.zeros(len(x), generator.latent_dim, device=x.device))
+            noise = torch.zeros(len(x), generator.latent_dim, device=x.device)
+            drawn = generator.draw(generator.encode(x), noise)
+            if likelihood:
+                drawn.observation.log_prob(x).flatten(1).sum(-1)
 
     def _job(self, x: np.ndarray, num_importance_samples: int = 0) -> Job:
         marginal = marginal_labels(self.model.generator, None)

@@ -84,8 +84,8 @@ def interleave(rounds: int, ways: Mapping[str, Callable[[], T]]) -> dict[str, li
 
 
 def ratios(of: Sequence[float], to: Sequence[float], times: float = 1) -> list[float]:
-    """One ratio a round."""
-    return [times * a / b for a, b in zip(of, to, strict=False)]
+    """One ratio a round, without rounds in which the other did nothing."""
+    return [times * a / b for a, b in zip(of, to, strict=False) if b]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -247,7 +247,7 @@ def run(folder: Path, seconds: float) -> list[Section]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1800)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the section of RESULTS.md")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the section of JOURNAL.md")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
