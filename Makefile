@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-precision bench-store bench-watchers bench-client bench-playground bench-ray mutations adversary attacks soak faults fuzz clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-store bench-client bench-playground bench-ray mutations adversary attacks soak faults fuzz clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -63,8 +63,8 @@ test: lint
 test-ray: install-ray
 	$(BIN)/pytest tests/scale tests/deploy/test_ray_manifests.py tests/deploy/test_ray_network.py
 
-# elbod next to other servers, which get virtual environments of their own, and to its own limits; with BENCH_ARGS=--quick
-# in seven minutes. Uses wrk where it is installed.
+# elbod next to other servers, which get their own virtual environments, and next to its limits, in interleaved rounds;
+# with BENCH_ARGS=--quick in nine minutes. Uses wrk where it is installed.
 bench: install
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
@@ -72,12 +72,9 @@ bench: install
 bench-fashion: install
 	$(BIN)/python benchmarks/fashion_mnist.py
 
-# Steps a second next to pythae, which gets a virtual environment of its own; what float64 costs in a score.
+# Steps a second next to pythae, which gets its own virtual environment.
 bench-training: install-dev
 	$(BIN)/python benchmarks/training.py
-
-bench-precision: install
-	$(BIN)/python benchmarks/precision.py
 
 # A million rows through the Python client, next to a raw loop.
 bench-client: install-dev
@@ -86,10 +83,6 @@ bench-client: install-dev
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev
 	$(BIN)/python benchmarks/store.py
-
-# What 1,000 watching replicas cost a store on S3, in five minutes.
-bench-watchers: install-dev
-	$(BIN)/python benchmarks/watchers.py $(BENCH_ARGS)
 
 # How fast the playground paints, and how many pictures a second its pad decodes; needs Chromium.
 bench-playground: install-dev

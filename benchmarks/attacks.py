@@ -22,20 +22,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import attackers
 import servers
 import workload
-from elbod.generators import checkpoint
-from elbod.generators.base import Blueprint
-from elbod_store import Draft, ModelStore
+from elbod_store import ModelStore
 from load import Answer, Clock, Request, evenly, percentile, run
 from processes import pipe_read_until, resident, serve, workers
 from relay import Relay, relaying
@@ -192,25 +188,8 @@ def publish(url: str | Path) -> None:
     """The model that is asked, and a small one that nobody has loaded."""
     store = ModelStore.open(url)
     store.publish(workload.draft())
-    blueprint = Blueprint(
-        family="vae",
-        spec={"latent_dim": 2, "hidden": [4]},
-        likelihood="bernoulli",
-        event_shape=(workload.X_DIM,),
-        levels=2,
-    )
-    torch.manual_seed(0)
-    store.publish(
-        Draft(
-            name=attackers.UNLOADED,
-            family=blueprint.family,
-            spec=checkpoint.canonical_spec(blueprint),
-            likelihood=blueprint.likelihood,
-            event_shape=blueprint.event_shape,
-            levels=blueprint.levels,
-            weights=checkpoint.save(checkpoint.build(blueprint)),
-        )
-    )
+    small = replace(workload.BLUEPRINT, spec={"latent_dim": 2, "hidden": [4]})
+    store.publish(workload.as_draft(attackers.UNLOADED, workload.untrained(small)))
 
 
 def measure(name: str, store: Path, seconds: float) -> tuple[list[str], bool]:

@@ -25,12 +25,13 @@ class Bench:
     folder: Path
     # Where the peers' virtual environments are.
     environments: Path
+    # Of one figure in one round, and how often each is measured.
     seconds: float
-    quick: bool
+    rounds: int
     expected: float
 
     @classmethod
-    def prepare(cls, folder: Path, environments: Path, seconds: float, quick: bool) -> "Bench":
+    def prepare(cls, folder: Path, environments: Path, seconds: float, rounds: int) -> "Bench":
         draft = workload.draft()
         ModelStore.open(folder / "store").publish(draft)
         (folder / "weights.safetensors").write_bytes(draft.weights)
@@ -38,7 +39,7 @@ class Bench:
         model.load_state_dict(load_tensors(draft.weights))
         with torch.inference_mode():
             expected = model(torch.from_numpy(workload.rows(64, np.float32))).mean().item()
-        return cls(folder, environments, seconds, quick, expected)
+        return cls(folder, environments, seconds, rounds, expected)
 
     @property
     def store(self) -> Path:
@@ -49,24 +50,24 @@ class Bench:
         return self.folder / "weights.safetensors"
 
     @contextmanager
-    def serve(self, name: str = "elbod", kind: Kind = servers.ELBOD) -> Iterator[Server]:
+    def serve(self, name: str = "elbod", kind: Kind = servers.ELBOD, workers: int = servers.CORES) -> Iterator[Server]:
         """A server that answers. Raises NotStarted."""
-        with self.start(name, kind) as server:
+        with self.start(name, kind, workers) as server:
             # Many connections, so that every worker has answered.
             for _ in range(20):
                 server.wait_until(kind.request(1))
             yield server
 
-    def start(self, name: str = "elbod", kind: Kind = servers.ELBOD) -> Server:
+    def start(self, name: str = "elbod", kind: Kind = servers.ELBOD, workers: int = servers.CORES) -> Server:
         """A server that has been started only. Raises NotStarted."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         python = servers.python_of(name, kind, self.environments)
-        return Server(name, kind, Place(servers.free_port(), self.store, self.weights, folder, python))
+        return Server(name, kind, Place(servers.free_port(), self.store, self.weights, folder, python, workers))
 
     def saturate(self, server: Server, request: Request, connections: int = CONNECTIONS) -> Load:
         """A warm-up, then what the server does under as many requests as it takes."""
-        saturate(server.port, request, connections=connections, seconds=min(2, self.seconds))
+        saturate(server.port, request, connections=connections, seconds=1)
         # The generator left without its last answers; a server that works on them would do so in what is measured.
         ask(server.port, request)
         found = saturate(server.port, request, connections=connections, seconds=self.seconds)

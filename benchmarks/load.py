@@ -6,6 +6,7 @@ Latencies of a clock's requests count from when they were due, not from when the
 import asyncio
 import json
 import random
+import select
 import shutil
 import socket
 import subprocess
@@ -196,19 +197,14 @@ class Clock:
         return answer
 
 
-def paced(port: int, request: Request, gaps: Iterator[float], seconds: float) -> list[Answer]:
-    end = time.perf_counter() + seconds
-    return run(Clock(port, request, gaps).run(lambda: time.perf_counter() >= end))
-
-
 def evenly(rate: float) -> Iterator[float]:
     while True:
         yield 1 / rate
 
 
-def independently(rate: float) -> Iterator[float]:
-    """Poisson arrivals: callers who do not know of each other."""
-    rng = random.Random(0)
+def poisson(rate: float, seed: int = 0) -> Iterator[float]:
+    """The gaps between requests of callers who do not know of each other; a seed's gaps scale with 1 / rate."""
+    rng = random.Random(seed)
     while True:
         yield rng.expovariate(rate)
 
@@ -225,6 +221,81 @@ def run(work: Awaitable[T]) -> T:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main())
+
+
+@dataclass
+class OpenLoop:
+    """The same from one thread with `select` and plain sockets, for rates that are a load: asyncio takes several times
+    the processor time a request, and its timers wait for whole milliseconds.
+
+    `share` is the processor time that the generator itself took, of one core. A connection that the server closes
+    before it answers is replaced, and its request sent again.
+    """
+
+    port: int
+    request: Request
+    latencies: list[float] = field(default_factory=list)
+    failed: int = 0
+    share: float = 0.0
+    _idle: deque[socket.socket] = field(default_factory=deque)
+    # When its request was due, and what has come of its answer.
+    _busy: dict[socket.socket, tuple[float, "Answers"]] = field(default_factory=dict)
+
+    def run(self, gaps: Iterator[float], seconds: float, connections: int) -> "OpenLoop":
+        """Sends until the time is up and waits up to a minute for the last answers."""
+        self._idle.extend(self._connect() for _ in range(connections))
+        raw = self.request.raw
+        since, used = time.perf_counter(), time.process_time()
+        end, due = since + seconds, since + next(gaps)
+        while due < end or self._busy:
+            now = time.perf_counter()
+            # `select` takes a thousand descriptors; beyond, a request waits, and its latency counts.
+            while due <= now and due < end and len(self._busy) < 512:
+                self._send(raw, due)
+                due += next(gaps)
+            if now > end + 60:
+                break
+            wait = due - now if due < end else 1.0
+            for ready in select.select(list(self._busy), [], [], max(0.0, wait))[0]:
+                self._receive(raw, ready)
+        self.share = (time.process_time() - used) / (time.perf_counter() - since)
+        self.failed += len(self._busy)
+        for connection in (*self._idle, *self._busy):
+            connection.close()
+        return self
+
+    def percentile(self, share: float) -> float:
+        return percentile(self.latencies, share)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection((HOST, self.port), 60)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _send(self, raw: bytes, due: float) -> None:
+        # The one that has been idle for longest: all are used alike, whatever worker has them.
+        connection = self._idle.popleft() if self._idle else self._connect()
+        self._busy[connection] = (due, Answers())
+        with suppress(OSError):  # closed: `_receive` hears of it, too
+            connection.sendall(raw)
+
+    def _receive(self, raw: bytes, connection: socket.socket) -> None:
+        due, answers = self._busy[connection]
+        try:
+            data = connection.recv(262_144)
+        except OSError:
+            data = b""
+        if not data:
+            del self._busy[connection]
+            connection.close()
+            self._send(raw, due)
+        elif answer := answers.feed(data):
+            del self._busy[connection]
+            self._idle.append(connection)
+            if answer[0] == 200:
+                self.latencies.append(time.perf_counter() - due)
+            else:
+                self.failed += 1
 
 
 # Connections

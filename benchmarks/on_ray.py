@@ -10,7 +10,6 @@ Rates of bulk runs are of everything after the first part, so that no start coun
 import argparse
 import datetime
 import http.client
-import itertools
 import json
 import os
 import re
@@ -153,8 +152,8 @@ def rows_of(path: Path) -> int:
 def score(engine: str, store: str, data: str, output: str) -> None:
     """One bulk run of one engine or one actor."""
     from elbod.cli import parts
-    from elbod.engine.jobs import Verb
     from elbod.settings import load_settings
+    from elbod_engine import Verb
 
     request = parts.Request(verb=Verb.ELBO, model=MODEL, output=output, engine=engine, actors=1, data=data, quiet=True)
     parts.run(request, load_settings(store=store))
@@ -162,52 +161,29 @@ def score(engine: str, store: str, data: str, output: str) -> None:
 
 def families(folder: Path) -> None:
     """Rows a second of one engine on one core, and what a million cost."""
-    import torch
-
-    from elbod.engine.bulk import open_bulk
-    from elbod.engine.loading import load
-    from elbod.engine.runner import Runner
-    from elbod.generators import checkpoint
-    from elbod.requests.checks import UNLIMITED
-    from elbod.requests.verbs import ElboRequest
+    import workload
     from elbod.training import datasets, recipes
     from elbod.training.worker import prepare
-    from elbod_store import Draft, ModelStore
+    from elbod_engine import LoadedEngine
+    from elbod_store import ModelStore
 
-    store, runner = ModelStore.open(folder / "families"), Runner.reproducible("cpu")
+    url = folder / "families"
     say("\n| one engine, one core | S = 1, rows/s | core-hours a million | K = 64, rows/s | core-hours a million |\n")
     say("|---|---|---|---|---|\n")
     for name, rows in FAMILIES.items():
         recipe = recipes.recipe(name)
         generator, cut = prepare(recipe, datasets.load(recipe.data, recipe.image_size), 0)
-        blueprint = generator.blueprint
-        draft = Draft(
-            name=name,
-            family=blueprint.family,
-            spec=checkpoint.canonical_spec(blueprint),
-            likelihood=blueprint.likelihood,
-            event_shape=blueprint.event_shape,
-            levels=blueprint.levels,
-            binarization=blueprint.binarization,
-            labels=blueprint.labels,
-            weights=checkpoint.save(generator),
-        )
-        resident = load(store, store.publish(draft), runner)
-        test = cut.test if torch.is_tensor(cut.test) else np.asarray(cut.test)
+        ModelStore.open(url).publish(workload.as_draft(name, generator))
+        test = np.asarray(cut.test)
         cells = []
-        for draws in (1, 64):
-            count = max(256, rows // draws)
-            x = np.concatenate(list(itertools.islice(itertools.cycle([np.asarray(test)]), -(-count // len(test)))))[
-                :count
-            ]
-            asked = ElboRequest(seed=1, num_importance_samples=0 if draws == 1 else draws)
-            job = asked.job({"x": x}, resident.description, UNLIMITED)
-            with open_bulk(runner, 1) as engines:
-                engines.run(job, resident, lambda _: None)
+        with LoadedEngine.open(url, name) as engine:
+            for draws in (0, 64):
+                x = np.resize(test, (max(256, rows // max(1, draws)), *test.shape[1:]))
+                engine.elbo(x, draws)
                 since = time.perf_counter()
-                engines.run(job, resident, lambda _: None)
-                rate = count / (time.perf_counter() - since)
-            cells += [f"{rate:,.0f}", f"{1e6 / rate / 3600:.2g}"]
+                engine.elbo(x, draws)
+                rate = len(x) / (time.perf_counter() - since)
+                cells += [f"{rate:,.0f}", f"{1e6 / rate / 3600:.2g}"]
         say(f"| `{name}` | {' | '.join(cells)} |\n")
 
 

@@ -11,7 +11,6 @@ import time
 import venv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -40,6 +39,7 @@ class Place:
     # Its own, empty at first.
     folder: Path
     python: Path
+    workers: int = CORES
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,16 @@ class Kind:
 
 def _elbod(place: Place) -> list[str]:
     command = [str(place.python.with_name("elbod")), "serve", "--store", str(place.store), "--model", workload.NAME]
-    workers = ["--workers", str(CORES)] if has_workers() else []
-    return [*command, "--port", str(place.port), *workers]
-
-
-@cache
-def has_workers() -> bool:
-    """Whether this elbod serves with several processes."""
-    elbod = Path(sys.executable).with_name("elbod")
-    shown = subprocess.run([elbod, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    return "--workers" in shown
+    return [*command, "--port", str(place.port), "--workers", str(place.workers)]
 
 
 def _empty(place: Place) -> list[str]:
-    options = ["--workers", str(CORES), "--log-level", "warning", "--no-access-log", "--app-dir", str(PEERS)]
+    options = ["--workers", str(place.workers), "--log-level", "warning", "--no-access-log", "--app-dir", str(PEERS)]
     return [str(place.python), "-m", "uvicorn", "empty:app", "--port", str(place.port), *options]
 
 
 def _litserve(place: Place) -> list[str]:
-    return [str(place.python), str(PEERS / "litserve_api.py"), str(place.port), str(CORES)]
+    return [str(place.python), str(PEERS / "litserve_api.py"), str(place.port), str(place.workers)]
 
 
 def _bentoml(place: Place) -> list[str]:
@@ -107,11 +98,11 @@ def _mlserver(place: Place) -> list[str]:
 
 
 def _rayserve(place: Place) -> list[str]:
-    return [str(place.python), str(PEERS / "rayserve_app.py"), str(place.port), str(CORES)]
+    return [str(place.python), str(PEERS / "rayserve_app.py"), str(place.port), str(place.workers)]
 
 
 ELBOD = Kind("elbod", _elbod, workload.as_json)
-EMPTY = Kind("FastAPI, empty", _empty, lambda n: workload.as_json(n, "/body"))
+EMPTY = Kind("FastAPI, empty", _empty, lambda n: Request("/empty"))
 KINDS: dict[str, Kind] = {
     "litserve": Kind("LitServe", _litserve, workload.as_json, "litserve==0.2.19"),
     "bentoml": Kind("BentoML", _bentoml, workload.as_json, "bentoml==1.4.40"),
@@ -158,7 +149,7 @@ class Server:
         self._log = place.folder / "log.txt"
         environment = os.environ | {
             "ELBO_WEIGHTS": str(place.weights),
-            "ELBO_WORKERS": str(CORES),
+            "ELBO_WORKERS": str(place.workers),
             # What the peers would print, ask and report at every start.
             "BENTOML_DO_NOT_TRACK": "true",
             "RAY_USAGE_STATS_ENABLED": "0",

@@ -33,7 +33,7 @@ import soak_callers
 from elbod_store import ModelStore
 from load import HOST, percentile
 from processes import descriptors, resident, serve, workers
-from report import Section, number
+from report import Section, number, target_table
 from soak_callers import Play, Tally, count_retries
 from soak_scripts import MODELS, Script, expect
 from tests.support import draft
@@ -247,7 +247,7 @@ def run(folder: Path, seconds: float) -> list[Section]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1800)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the section of RESULTS.md")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the section of JOURNAL.md")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
@@ -261,6 +261,8 @@ def main() -> int:
         f"{datetime.date.today()}, {servers.CORES} cores, Python {platform.python_version()}, load before {load:.1f}: "
         f"{servers.versions(Path(sys.executable), ['elbod', 'elbod-client', 'torch', 'uvicorn', 'httpx'])}.",
         *(line for section in sections for line in section.lines()),
+        "",
+        *target_table(sections),
     ]
     text = "\n".join(said) + "\n"
     sys.stdout.write(text)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from elbod.generators import checkpoint
-from elbod.generators.base import Blueprint
+from elbod.generators.base import Blueprint, Generator
+from elbod.training import recipes
 from elbod_store import Draft
 from load import Request
 
@@ -25,25 +26,55 @@ SAFETENSORS = "application/x-safetensors"
 
 
 def draft(seed: int = 0) -> Draft:
-    """An untrained version, its weights decided by the seed."""
+    """An untrained version of the benchmark's model, its weights decided by the seed."""
+    return as_draft(NAME, untrained(BLUEPRINT, seed))
+
+
+def recipe_blueprint(name: str) -> Blueprint:
+    """The model of a recipe for Fashion-MNIST."""
+    recipe = recipes.recipe(name)
+    return Blueprint(
+        family=recipe.family,
+        spec=recipe.spec,
+        likelihood=recipe.likelihood,
+        event_shape=(28, 28),
+        levels=recipe.levels or 2,
+        binarization=recipe.binarization,
+    )
+
+
+def untrained(blueprint: Blueprint, seed: int = 0) -> Generator:
     torch.manual_seed(seed)
-    generator = checkpoint.build(BLUEPRINT)
-    generator.initialize(torch.from_numpy(rows(64)).float())
+    generator = checkpoint.build(blueprint)
+    generator.initialize(torch.from_numpy(random_rows(64, blueprint.event_shape, blueprint.levels or 2)).float())
+    return generator
+
+
+def as_draft(name: str, generator: Generator) -> Draft:
+    blueprint = generator.blueprint
     return Draft(
-        name=NAME,
-        family=BLUEPRINT.family,
-        spec=checkpoint.canonical_spec(BLUEPRINT),
-        likelihood=BLUEPRINT.likelihood,
-        event_shape=BLUEPRINT.event_shape,
-        levels=BLUEPRINT.levels,
+        name=name,
+        family=blueprint.family,
+        spec=checkpoint.canonical_spec(blueprint),
+        likelihood=blueprint.likelihood,
+        event_shape=blueprint.event_shape,
+        levels=blueprint.levels,
+        binarization=blueprint.binarization,
+        labels=blueprint.labels,
         weights=checkpoint.save(generator),
     )
 
 
+def random_rows(n: int, event_shape: tuple[int, ...] = (X_DIM,), levels: int = 2, dtype: Any = np.uint8) -> np.ndarray:
+    """(n, *event_shape): bits, a quarter of them ones, or whole numbers below `levels`."""
+    uniform = np.random.default_rng(0).random((n, *event_shape))
+    return ((uniform < 0.25) if levels == 2 else uniform * levels).astype(np.uint8).astype(dtype)
+
+
 @cache
 def rows(n: int, dtype: Any = np.uint8) -> np.ndarray:
-    """(n, 784) bits, a quarter of them ones."""
-    return (np.random.default_rng(0).random((n, X_DIM)) < 0.25).astype(dtype)
+    """(n, 784) bits for the benchmark's model."""
+    return random_rows(n, dtype=dtype)
 
 
 def as_json(n: int, path: str = "/elbo") -> Request:
@@ -58,7 +89,7 @@ def as_inference_protocol(n: int, path: str) -> Request:
     return Request(path, json.dumps({"inputs": [tensor]}).encode())
 
 
-def as_safetensors(n: int, dtype: Any = np.float32, **fields: object) -> Request:
+def as_safetensors(n: int, dtype: Any = np.float32, path: str = "/elbo", **fields: object) -> Request:
     """elbod's binary body."""
     x = rows(n, dtype)
     code = {"float32": "F32", "uint8": "U8"}[x.dtype.name]
@@ -68,7 +99,7 @@ def as_safetensors(n: int, dtype: Any = np.float32, **fields: object) -> Request
     }
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
-    return Request("/elbo", len(raw).to_bytes(8, "little") + raw + x.tobytes(), SAFETENSORS)
+    return Request(path, len(raw).to_bytes(8, "little") + raw + x.tobytes(), SAFETENSORS)
 
 
 def read_scores(body: bytes, media_type: str) -> np.ndarray:
