@@ -17,6 +17,7 @@ from elbod.engine.engine import Engine
 from elbod.engine.jobs import Job, Verb
 from elbod.engine.loading import Resident, load
 from elbod.engine.progress import Progress
+from elbod.engine.settling import quiet
 from elbod_store import ModelStore
 
 __all__ = ["LoadedEngine", "Verb"]
@@ -70,8 +71,9 @@ class LoadedEngine:
             progress = Progress(self._job(x[row : row + 1]), self.model, lambda outcomes: None)
             self._inline.admission.admit(progress)
             self._inline.add(progress)
-        while self._inline.step():
-            pass
+        with quiet():
+            while self._inline.step():
+                pass
 
     def alone(self, x: np.ndarray) -> None:
         """One job, from its array to its answer."""

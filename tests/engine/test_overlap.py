@@ -14,7 +14,7 @@ from elbod.engine.jobs import Job, Scores, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.programs import Drawn, Inputs, Program
 from elbod.engine.progress import Progress
-from elbod.engine.settling import Outcome
+from elbod.engine.settling import Outcome, quiet
 from elbod.errors import InvalidInput, OutOfMemory
 from elbod.generators.base import Generator
 
@@ -45,8 +45,9 @@ def outcomes(backend: EagerBackend, resident: Resident, *jobs: Job) -> list[Any]
     for progress in waiting:
         engine.admission.admit(progress)
         engine.add(progress)
-    while engine.step():
-        pass
+    with quiet():
+        while engine.step():
+            pass
     assert engine.admission.queued == (0, 0)
     return [found[progress] for progress in waiting]
 

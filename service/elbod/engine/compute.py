@@ -17,7 +17,7 @@ from elbod.engine.engine import Deliver, Engine
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.progress import Progress
-from elbod.engine.settling import Outcome
+from elbod.engine.settling import Outcome, quiet
 from elbod.errors import ElbodError
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,9 @@ class Compute:
         self._turn_is_due = False
         until = time.monotonic() + _TURN_SECONDS
         try:
-            while self._inline.step() and time.monotonic() < until:
-                pass
+            with quiet():
+                while self._inline.waiting and self._inline.step() and time.monotonic() < until:
+                    pass
         except BaseException:
             _die()
         if self._inline.waiting:
@@ -149,10 +150,11 @@ class Compute:
     def _serve(self) -> None:
         pin_thread()
         try:
-            while self._receive():
-                self._busy_since = time.monotonic()
-                self._threaded.step()
-                self._busy_since = None
+            with quiet():
+                while self._receive():
+                    self._busy_since = time.monotonic()
+                    self._threaded.step()
+                    self._busy_since = None
         except BaseException:
             _die()
 

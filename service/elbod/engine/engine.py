@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import count
 
-import numpy as np
 import torch
 
 from elbod.engine import settling
@@ -29,7 +28,7 @@ Deliver = Callable[[Sequence[tuple[Progress, Outcome]]], None]
 
 
 class Engine:
-    """Runs many callers' jobs on one backend. Knows no thread: whoever calls `step` computes.
+    """Runs many callers' jobs on one backend. Knows no thread: whoever calls `step` computes, under `quiet`.
 
     Where the backend computes by itself, as a GPU does, the next tile is launched before the last one is read.
     """
@@ -56,13 +55,11 @@ class Engine:
         """Run one tile, and tell the callers whose jobs are finished; False if nothing waits."""
         started = time.monotonic()
         work = self._schedule()
-        # Numbers that are not finite are refused with their row.
-        with np.errstate(all="ignore"):
-            finished = [] if work is None else self._in_flight(self._runner.launch(work))
-            if work is None and self._launched is not None:
-                finished, self._launched = [self._launched], None
-            for launched in finished:
-                self._deliver(self._settle(launched))
+        finished = [] if work is None else self._in_flight(self._runner.launch(work))
+        if work is None and self._launched is not None:
+            finished, self._launched = [self._launched], None
+        for launched in finished:
+            self._deliver(self._settle(launched))
         if work is not None and work.stage is Stage.DRAW:
             self.admission.note_speed(work.units / max(time.monotonic() - started, 1e-6))
         return work is not None or bool(finished)

@@ -76,8 +76,7 @@ class Runner:
         resident, program, size, shares = work
         slots, generator = self.slots(resident), resident.generator
         numbers = _joined([share.slots for share in shares])
-        # Padding repeats a unit: it must be as proper as any.
-        padded = numbers if len(numbers) == size else np.append(numbers, [numbers[-1]] * (size - len(numbers)))
+        padded = _padded(numbers, size)
         label = slots.take("label", padded) if generator.conditional else None
         if program is ENCODE:
             encoded = self.backend.encode(generator, Inputs(x=slots.take("x", padded), label=label))
@@ -114,11 +113,22 @@ class Runner:
         return inputs
 
 
+def _padded(slots: SlotNumbers, size: int) -> SlotNumbers:
+    """Padding repeats a unit: it must be as proper as any."""
+    if len(slots) == size:
+        return slots
+    padded = np.empty(size, np.int64)
+    padded[: len(slots)] = slots
+    padded[len(slots) :] = slots[-1]
+    return padded
+
+
 def _streams(shares: Sequence[Share]) -> Any:
     """The noise stream of a tile, or one a unit: pilots draw from q(z|x) with noise of their own."""
+    pilots = sum(share.chunk.pilot for share in shares)
+    if pilots in (0, len(shares)):
+        return Stream.PILOT if pilots else Stream.POSTERIOR
     streams = [Stream.PILOT if share.chunk.pilot else Stream.POSTERIOR for share in shares]
-    if len(set(streams)) == 1:
-        return streams[0]
     return np.repeat(streams, [len(share.slots) for share in shares]).astype(np.uint64)
 
 
@@ -129,5 +139,6 @@ def _joined(arrays: Sequence[Array]) -> Array:
 def _check_parameters(encoded: Encoded, resident: Resident, size: int) -> None:
     """Parameters of q(z|x) have the shapes of the load: others would fail all rows of a tile later."""
     for name, shape in resident.row_shapes.items():
-        if (found := tuple(encoded.parameters[name].shape)) != (size, *shape):
-            raise ValueError(f"{name} has shape {found}, not {(size, *shape)}")
+        found = encoded.parameters[name].shape
+        if found[0] != size or found[1:] != shape:
+            raise ValueError(f"{name} has shape {tuple(found)}, not {(size, *shape)}")

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 Outcome = Result | ElbodError
 
 _NO_ANSWER = "returned what makes no answer"
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Numbers that are not finite are refused with their row, and are no warnings."""
+    return np.errstate(all="ignore")
 
 
 def keep(work: Work, outputs: Sequence[Array], slots: Slots) -> list[Progress]:

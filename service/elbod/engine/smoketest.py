@@ -15,7 +15,7 @@ from elbod.engine.loading import Resident, load
 from elbod.engine.programs import row_dtype
 from elbod.engine.progress import Progress
 from elbod.engine.selftest import SEED
-from elbod.engine.settling import Outcome
+from elbod.engine.settling import Outcome, quiet
 from elbod.errors import ElbodError, ModelFailure
 from elbod.generators.base import mistaken_kl_estimator
 from elbod.generators.pareto import MIN_DRAWS
@@ -60,8 +60,9 @@ def _answers(engine: Engine, resident: Resident, jobs: Iterable[Job]) -> list[ob
         progress = Progress(job, resident, settle)
         engine.admission.admit(progress)
         engine.add(progress)
-    while engine.step():
-        pass
+    with quiet():
+        while engine.step():
+            pass
     return answers
 
 

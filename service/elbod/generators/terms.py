@@ -120,8 +120,18 @@ class Terms:
 def leaves(terms: Any) -> list[Any]:
     """The arrays of a value of this module, in the order of its fields."""
     found: list[Any] = []
-    mapped(found.append, terms)
+    _collect(terms, found)
     return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    kind: type = type(value)
+    names = _fields(kind)
+    if names is not None:
+        for name in names:
+            _collect(getattr(value, name), found)
+    elif value is not None:
+        found.append(value)
 
 
 def mapped(function: Callable[..., Any], *terms: Any) -> Any:
