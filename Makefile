@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-store bench-client bench-playground bench-ray mutations adversary attacks soak faults fuzz clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-store bench-client bench-playground bench-ray gpu mutations adversary attacks soak faults fuzz clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -91,6 +91,12 @@ bench-playground: install-dev
 # What a request costs through Ray, a million rows by one of its actors, and what a replica scores of each family.
 bench-ray: install-ray
 	$(BIN)/python benchmarks/on_ray.py $(BENCH_ARGS)
+
+# The tests that need a GPU, and the engine next to its networks there; GPU_PYTHON has elbod and PyTorch for CUDA.
+GPU_PYTHON ?= $(BIN)/python
+gpu:
+	$(GPU_PYTHON) -m pytest -q tests/engine/test_cuda.py
+	$(GPU_PYTHON) benchmarks/gpu.py
 
 # Breaks the mathematics in one place after the other: a test must fail for each.
 mutations: install-dev

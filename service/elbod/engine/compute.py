@@ -46,6 +46,7 @@ class Compute:
         self._changed = threading.Condition()
         self._stopped = False
         self._busy_since: float | None = None
+        self._turn_since: float | None = None
         self._cancelled_rows = 0
         self._thread = threading.Thread(target=self._serve, name="elbod-compute", daemon=True)
 
@@ -125,9 +126,9 @@ class Compute:
         return self._inline.counters + self._threaded.counters + WorkCounters(cancelled_rows=self._cancelled_rows)
 
     def busy_seconds(self) -> float:
-        """How long the tile that runs on the thread has been running; 0 when idle."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        """How long the tile that runs now, or ran last while more wait, has been running; 0 when idle."""
+        begun = [since for since in (self._busy_since, self._turn_since) if since is not None]
+        return time.monotonic() - min(begun) if begun else 0.0
 
     def _arrange_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._turn_is_due:
@@ -137,7 +138,8 @@ class Compute:
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turn_is_due = False
-        until = time.monotonic() + _TURN_SECONDS
+        self._turn_since = time.monotonic()
+        until = self._turn_since + _TURN_SECONDS
         try:
             with quiet():
                 while self._inline.waiting and self._inline.step() and time.monotonic() < until:
@@ -146,6 +148,8 @@ class Compute:
             _die()
         if self._inline.waiting:
             self._arrange_turn(loop)
+        else:
+            self._turn_since = None
 
     def _serve(self) -> None:
         pin_thread()

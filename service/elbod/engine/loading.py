@@ -66,6 +66,10 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         generator = checkpoint.load(blueprint_of(manifest), weights).to(backend.device)
     except InvalidCheckpoint as error:
         raise _cannot_load(manifest, error) from error
+    if generator.levels:
+        raise ModelFailure(
+            f"{manifest.name}@{manifest.version} has {generator.levels} levels, and the engine makes none"
+        )
     generator.prepare()
     with torch.inference_mode():
         label = torch.zeros(1, dtype=torch.int64, device=backend.device) if generator.conditional else None
