@@ -132,9 +132,10 @@ class Compute:
 
     def _arrange_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._turn_is_due:
-            # After the requests that arrived together: run by the first, it would be alone in its tile.
             self._turn_is_due = True
-            loop.call_soon(self._turn, loop)
+            # After the requests that arrived together, and after one more look at the sockets: callers whom the last
+            # tile answered have asked again by then, and share the next one instead of a tile of their own.
+            loop.call_soon(loop.call_soon, self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turn_is_due = False
