@@ -12,7 +12,21 @@ from tests.support import Server
 
 PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 TUTORIAL = ["tutorial/images.md", "tutorial/anomalies.md", "tutorial/conditional.md"]
-ALONE = ["how-to/data.md", "how-to/keys.md", "how-to/reproducibility.md", "mathematics.md", "scale.md"]
+ALONE = [
+    "how-to/data.md",
+    "how-to/family.md",
+    "how-to/keys.md",
+    "how-to/reproducibility.md",
+    "mathematics.md",
+    "scale.md",
+]
+    "how-to/data.md",
+    "how-to/family.md",
+    "how-to/keys.md",
+    "how-to/reproducibility.md",
+    "mathematics.md",
+    "scale.md",
+]
 ELSEWHERE = ["operating.md"]  # tests/e2e/test_operating.py
 
 

@@ -140,7 +140,7 @@ def test_a_small_job_waits_for_two_tiles_of_a_large_one_at_most(
     residents: dict[str, Resident], large: dict[str, int]
 ) -> None:
     """Beside the two of its own, of rows and of draws. Each next small job comes between two tiles of the large one."""
-    backend = CountingBackend(torch.device("cpu"))
+    backend = CountingBackend()
     engine = Compute(backend, Limits())
     x = np.zeros((large["rows"], 8, 8), np.uint8)
     job = Job(verb=Verb.ELBO, seed=0, x=x, **large)
