@@ -20,13 +20,6 @@ ALONE = [
     "mathematics.md",
     "scale.md",
 ]
-    "how-to/data.md",
-    "how-to/family.md",
-    "how-to/keys.md",
-    "how-to/reproducibility.md",
-    "mathematics.md",
-    "scale.md",
-]
 ELSEWHERE = ["operating.md"]  # tests/e2e/test_operating.py
 
 
