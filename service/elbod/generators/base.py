@@ -187,7 +187,7 @@ class Generator(nn.Module, ABC):
         assert path is not None
         observation = self.observe(walk, None if label is None else label.repeat_interleave(draws, 0))
         reconstruction = observation.log_prob(x.repeat_interleave(draws, 0)).flatten(1).sum(-1)
-        log_weights = reconstruction - path.sampled.kl
+        log_weights = reconstruction + path.sampled.log_prior - path.sampled.log_q
         return torch.logsumexp(log_weights.unflatten(0, (n, draws)), dim=1) - math.log(draws)
 
     def log_evidence(self, x: Tensor) -> Tensor | None:
