@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # A model whose tiles take longer has them run on the thread: the event loop must not be kept that long.
 _INLINE_SECONDS = 0.005
-# For so long the event loop runs one tile after the other before it looks at its sockets again.
+# The event loop runs tiles for so long before it polls its sockets again.
 _TURN_SECONDS = 0.002
 
 _COMPUTE_DIED = 70  # EX_SOFTWARE of sysexits.h
@@ -133,8 +133,8 @@ class Compute:
     def _arrange_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._turn_is_due:
             self._turn_is_due = True
-            # After the requests that arrived together, and after one more look at the sockets: callers whom the last
-            # tile answered have asked again by then, and share the next one instead of a tile of their own.
+            # After the requests that arrived together, and after the sockets were polled once more: callers of the last
+            # tile have sent their next request by then, and one full tile takes less time than two half-full ones.
             loop.call_soon(loop.call_soon, self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:

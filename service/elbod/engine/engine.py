@@ -28,7 +28,7 @@ Deliver = Callable[[Sequence[tuple[Progress, Outcome]]], None]
 
 
 class Engine:
-    """Runs many callers' jobs on one backend. Knows no thread: whoever calls `step` computes, under `quiet`.
+    """Runs many callers' jobs on one backend. It has no thread: the caller of `step` computes, under `settling.quiet`.
 
     Where the backend computes by itself, as a GPU does, the next tile is launched before the last one is read.
     """

@@ -27,7 +27,7 @@ Columns = dict[str, Array]
 
 # The pilot's variance is itself an estimate: a little more than it asks for.
 _PILOT_MARGIN = 1.3
-# Chunks of more units than this gain nothing from being reduced beside others.
+# Chunks of more units than this gain nothing from being reduced together.
 _REDUCED_TOGETHER = 256
 # Columns whose numbers may be NaN: errors that a few draws do not give.
 MAY_BE_UNDEFINED = {"standard_error", "iwae_standard_error", "pareto_k", "gap_standard_error"}

@@ -19,7 +19,7 @@ from elbod.errors import ElbodError, InvalidInput, ModelFailure
 
 logger = logging.getLogger(__name__)
 
-# A job's answer, or why there is none; None for a job that goes on.
+# A job's answer, or why there is none.
 Outcome = Result | ElbodError
 
 _NO_ANSWER = "returned what makes no answer"
@@ -64,7 +64,7 @@ def _keep_draws(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
 
 
 def settle(complete: Sequence[Progress], slots: Slots) -> list[tuple[Progress, Outcome | None]]:
-    """Each of the jobs whose chunk is complete with its outcome, None if it goes on with draws or rows."""
+    """Each job whose chunk is complete with its outcome, None if it has more draws or rows to run."""
     outcomes, drawn = list[tuple[Progress, Outcome | None]](), list[Progress]()
     for progress in complete:
         if _chunk(progress).pilot:

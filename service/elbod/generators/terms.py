@@ -3,7 +3,7 @@
     log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)) = E_q[log p(x|z) + log p(z)] + H[q(z|x)]
 
 The terms that do not involve x are known in one of three ways: in closed form for a row, in closed form given the
-drawn groups of a hierarchy, or sampled. Each is a type of its own with the same three names, so that `bounds` treats
+drawn groups of a hierarchy, or sampled. Each is a separate type with the same three names, so that `bounds` treats
 them alike and can never mix them. Everything is float64, in nats; a value holds tensors where a model computes and
 numpy arrays where bounds are reduced.
 """
@@ -23,8 +23,11 @@ A = TypeVar("A", Tensor, Floats)
 
 @dataclass(frozen=True)
 class ClosedForm(Generic[A]):
-    """Known for each row without a draw, (n,): kl = KL(q || p), log_prior = E_q[log p(z)], entropy = H[q], each by code
-    of its own. `kl_per_dimension` is (n, d), None where KL does not separate."""
+    """Known for each row without a draw, (n,): kl = KL(q || p), log_prior = E_q[log p(z)], entropy = H[q].
+
+    The three share no code, so that the two forms of the bound check each other. `kl_per_dimension` is (n, d), None
+    where KL does not separate.
+    """
 
     kl: A
     log_prior: A
@@ -37,7 +40,7 @@ class Conditional(Generic[A]):
     """Known for each draw given the drawn groups of a hierarchy, summed over groups.
 
     With p_l = p(z_l | z above) and q_l = q(z_l | z above, x): kl = sum KL(q_l || p_l), log_prior = sum E_q_l[log p_l],
-    entropy = sum H[q_l], each by code of its own.
+    entropy = sum H[q_l]. The three share no code.
     """
 
     kl: A

@@ -32,14 +32,14 @@ class Table(Protocol):
         """The same on the host."""
 
     def grow(self, capacity: int) -> None:
-        """Make room for so many rows; those that are there stay."""
+        """Make room for `capacity` rows and keep those that are there."""
 
 
 class Backend(Protocol):
     """Runs programs on one device."""
 
     device: torch.device
-    # Whether the device computes while this thread goes on.
+    # Whether the device computes while the calling thread continues.
     overlaps: bool
     # Candidates for the sizes of tiles, ascending: those that are proved, and those that time alone decides about.
     tiles: tuple[int, ...]

@@ -78,7 +78,7 @@ class Captured(Generic[T]):
                 function(self._inputs)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on to compute and to load models.
+        # Other threads keep computing and loading models.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = function(self._inputs)
 

@@ -51,7 +51,10 @@ def _uniform(word):  # type: ignore[no-untyped-def]
 
 
 def fill(keys: Tensor, out: Tensor, *, gaussian: bool) -> None:
-    """Write uniforms float64, or normals float32, into `out` (n, dimensions): those of keys (5, n) int64 beside it."""
+    """Write uniforms (float64) or normals (float32) into `out`, (n, dimensions), from keys (5, n) int64.
+
+    Both tensors are on one device.
+    """
     rows, dimensions = out.shape
     blocks = -(-dimensions // 4)
     grid = (triton.cdiv(rows * blocks, _BLOCK),)
