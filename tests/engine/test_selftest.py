@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from elbod.engine.loading import Resident, load
 from elbod.engine.selftest import Proved, SelfTest
 from elbod.errors import ModelFailure
 from elbod.generators.base import Walk
-from elbod.generators.likelihoods import Observation
+from elbod.generators.likelihoods import BernoulliObservation, Observation
 from elbod.generators.vae import VAE
 from elbod_store import Draft, ModelStore
 
@@ -73,18 +74,38 @@ def test_wide_tiles_have_the_bytes_of_the_others_whatever_they_gain(
     leak: str,
     left: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(selftest, "_WIDE_TILE_SECONDS", math.inf)
+    monkeypatch.setattr(selftest, "TILE_SECONDS", math.inf)
     monkeypatch.setattr(selftest, "_WIDE_TILE_GAIN", math.inf)
     leaky: Any = _Leaky(residents["levels"].generator, leak)  # type: ignore[arg-type]
     assert _proved(backend, leaky).wide == left
 
 
-@pytest.mark.parametrize("limit", ["_WIDE_TILE_SECONDS", "_WIDE_TILE_GAIN"])
+@pytest.mark.parametrize("limit", ["TILE_SECONDS", "_WIDE_TILE_GAIN"])
 def test_a_wide_tile_that_takes_long_or_gains_nothing_is_not_used(
     backend: EagerBackend, residents: dict[str, Resident], monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(selftest, limit, 0.0)
     assert _proved(backend, residents["levels"].generator).wide == ()
+
+
+class _SlowMeans(BernoulliObservation):
+    """Takes a fiftieth of a second for a mean, of any number of rows."""
+
+    def double(self) -> "_SlowMeans":
+        return _SlowMeans(self.logits.double())
+
+    def mean(self) -> torch.Tensor:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return super().mean()
+
+
+def test_a_tile_takes_as_long_as_its_slowest_program(backend: EagerBackend, residents: dict[str, Resident]) -> None:
+    """Scores alone would say that the event loop is free again at once."""
+    slow: Any = _Leaky(residents["bits"].generator, "none")  # type: ignore[arg-type]
+    slow.observe = lambda walk, label=None: _SlowMeans(slow.inner.decode(walk.z).logits)
+    assert _proved(backend, slow).seconds >= 0.02
 
 
 def test_every_served_family_is_reproducible_here(residents: dict[str, Resident]) -> None:

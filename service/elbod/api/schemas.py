@@ -201,7 +201,7 @@ class Health(BaseModel):
     """Whether the worker lives."""
 
     status: str = Field(description="ok, or what is wrong")
-    busy_seconds: float = Field(description="how long the compute thread has been on one batch")
+    busy_seconds: float = Field(description="how long the engine has been on one tile")
 
 
 class Readiness(BaseModel):

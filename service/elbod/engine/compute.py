@@ -17,13 +17,12 @@ from elbod.engine.engine import Deliver, Engine
 from elbod.engine.jobs import Job, Result
 from elbod.engine.loading import Resident
 from elbod.engine.progress import Progress
+from elbod.engine.selftest import TILE_SECONDS
 from elbod.engine.settling import Outcome, quiet
 from elbod.errors import ElbodError
 
 logger = logging.getLogger(__name__)
 
-# A model whose tiles take longer has them run on the thread: the event loop must not be kept that long.
-_INLINE_SECONDS = 0.005
 # The event loop runs tiles for so long before it polls its sockets again.
 _TURN_SECONDS = 0.002
 
@@ -85,7 +84,7 @@ class Compute:
         """
         progress = Progress(job, resident, deliver)
         self.admission.admit(progress)
-        if self._loop is None or threaded or resident.tile_seconds > _INLINE_SECONDS:
+        if self._loop is None or threaded or resident.tile_seconds > TILE_SECONDS:
             with self._changed:
                 self._inbox.append(progress)
                 self._changed.notify()

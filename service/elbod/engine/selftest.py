@@ -5,7 +5,7 @@ Fixed tile sizes mostly agree; this test keeps the sizes that do, and says wheth
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbod.engine.backends.base import Array, Backend
-from elbod.engine.programs import DATA, PROOFS, SCORE, End, Inputs, Source, row_dtype
+from elbod.engine.programs import DATA, PROOFS, SCORE, SCORE_MAP, Encoded, End, Inputs, Program, Source, row_dtype
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream
 from elbod.generators.terms import leaves
 
 Order = NDArray[np.int64]
 
-# Of a wide tile: a small job waits for two of them at most.
-_WIDE_TILE_SECONDS = 0.01
+# Of a wide tile: a small job waits for two of them at most. Slower programs do not run on an event loop.
+TILE_SECONDS = 0.01
 # What a wide tile must gain a row.
 _WIDE_TILE_GAIN = 0.95
 # A tile is timed at least so often, and for so long: one run may be disturbed, and a wrong choice costs a third.
@@ -37,7 +37,8 @@ class Proved:
     """The ascending sizes whose rows have equal bytes at every tried size, position and company, and wider ones that
     are faster a row; none if not even the largest size is independent of position and company.
 
-    `seconds` is what a tile of the largest proved size takes.
+    `seconds` is what the slowest program takes on the largest tile in use: means over many levels take far longer than
+    scores.
     """
 
     sizes: tuple[int, ...]
@@ -75,8 +76,9 @@ class SelfTest:
             if all(_equal(self._outputs(order, size), expected, order) for order in orders):
                 proved.append(size)
         if largest not in proved:
-            return Proved((), (), self._seconds(np.arange(largest)))
-        return Proved(tuple(proved), self._wide(expected, wide), self._seconds(np.arange(largest)))
+            return Proved((), (), self._slowest(largest))
+        wider = self._wide(expected, wide)
+        return Proved(tuple(proved), wider, self._slowest((largest, *wider)[-1]))
 
     def _wide(self, expected: list[Array], sizes: Sequence[int]) -> tuple[int, ...]:
         """Those of the ascending `sizes` whose rows have the expected bytes and take less time than in the next smaller
@@ -88,7 +90,7 @@ class SelfTest:
         wide: list[int] = []
         seconds = self._seconds(np.arange(self._largest))
         for before, size in pairwise((self._largest, *sizes)):
-            if seconds * size / before > _WIDE_TILE_SECONDS:
+            if seconds * size / before > TILE_SECONDS:
                 break
             orders = [np.resize(order, size) for order in _orders(self._largest, self._largest)]
             if not all(_equal(self._outputs(order, size), expected, order) for order in orders):
@@ -105,7 +107,7 @@ class SelfTest:
 
         On a CPU the time that this thread computed.
         """
-        clock = time.thread_time if self._backend.device.type == "cpu" else time.perf_counter
+        clock = self._clock()
         inputs, taken = self._inputs(order, len(order)), list[float]()
         while len(taken) < _TIMED_RUNS or sum(taken) < _TIMED_SECONDS:
             started = clock()
@@ -116,22 +118,43 @@ class SelfTest:
             taken.append(clock() - started)
         return min(taken)
 
+    def _clock(self) -> Callable[[], float]:
+        return time.thread_time if self._backend.device.type == "cpu" else time.perf_counter
+
+    def _slowest(self, size: int) -> float:
+        """What the slowest program takes on a full tile, at best of three; of the first that takes very long."""
+        order, clock, slowest = np.resize(np.arange(self._largest), size), self._clock(), 0.0
+        encoded = self._backend.encode(self._generator, self._inputs(order, size))
+        for program in (*DATA.values(), SCORE_MAP):
+            given, taken = self._given(program, order, size, encoded), list[float]()
+            for _ in range(_TIMED_RUNS):
+                started = clock()
+                self._backend.fetch(leaves(self._backend.draw(self._generator, program, given)))()
+                taken.append(clock() - started)
+            slowest = max(slowest, min(taken))
+            if slowest > TILE_SECONDS:
+                break
+        return slowest
+
+    def _given(self, program: Program, order: Order, size: int, encoded: Encoded) -> Inputs:
+        """What a program reads, for the rows of `order`."""
+        inputs = self._inputs(order, size)
+        stream = Stream.PRIOR if program.source is Source.PRIOR else Stream.POSTERIOR
+        return Inputs(
+            x=inputs.x,
+            label=inputs.label,
+            parameters=encoded.parameters if program.source is Source.POSTERIOR else {},
+            noise=self._noise(stream, order, size),
+            z=inputs.z,
+            u=self._backend.uniforms(_keys(order), self._generator.event_shape, size),
+        )
+
     def _outputs(self, order: Order, size: int) -> list[Array]:
         """All outputs of all computations on the rows of `order`, padded to `size` as the engine pads."""
-        inputs = self._inputs(order, size)
-        encoded = self._backend.encode(self._generator, inputs)
+        encoded = self._backend.encode(self._generator, self._inputs(order, size))
         tensors = [*encoded.parameters.values(), *leaves(encoded.terms)]
-        uniforms = self._backend.uniforms(_keys(order), self._generator.event_shape, size)
         for proof in PROOFS:
-            stream = Stream.PRIOR if proof.source is Source.PRIOR else Stream.POSTERIOR
-            given = Inputs(
-                x=inputs.x,
-                label=inputs.label,
-                parameters=encoded.parameters if proof.source is Source.POSTERIOR else {},
-                noise=self._noise(stream, order, size),
-                z=inputs.z,
-                u=uniforms,
-            )
+            given = self._given(proof, order, size, encoded)
             tensors += leaves(self._backend.draw(self._generator, proof, given))
         return [values[: len(order)] for values in self._backend.fetch(tensors)()]
 
