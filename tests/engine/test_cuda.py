@@ -9,7 +9,6 @@ import torch
 
 from elbod.engine.admission import Limits
 from elbod.engine.backends import open_backend
-from elbod.engine.backends.cuda import Captured, CudaBackend
 from elbod.engine.compute import Compute
 from elbod.engine.jobs import Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident
@@ -76,10 +75,8 @@ def test_the_device_draws_the_noise_of_the_host() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_program_of_a_family_is_captured(served_store: ModelStore, name: str) -> None:
-    backend = open_backend("cuda")
-    assert isinstance(backend, CudaBackend)
-    resident = load_tested(served_store, served_store.resolve(name), backend)
-    programs = backend.captured(resident.generator)
-    assert programs
-    assert all(isinstance(program, Captured) for program in programs)
+def test_every_program_of_a_family_is_captured(
+    served_store: ModelStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_tested(served_store, served_store.resolve(name), open_backend("cuda"))
+    assert "without a CUDA graph" not in caplog.text

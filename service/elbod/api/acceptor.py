@@ -74,7 +74,7 @@ class Acceptor:
             # Another worker was faster, or the caller has left.
             return False
         except OSError as error:
-            # Out of file descriptors or memory: what is open goes on, and may free some.
+            # Out of file descriptors or memory: open connections continue, and may free some.
             logger.error("cannot accept a connection, trying again in %g s: %s", _ACCEPT_AGAIN, error)
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_AGAIN, self._listen)

@@ -139,10 +139,6 @@ class CudaBackend:
                 captured[key] = _capture(program, function, inputs)
         return captured[key](inputs)
 
-    def captured(self, generator: Generator) -> list[Callable[[Inputs], Any]]:
-        """What its programs are so far: `Captured`, or eager functions."""
-        return list(self._captured.get(generator, {}).values())
-
     def fetch(self, tensors: Sequence[Tensor]) -> Fetched:
         copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
         for copy, tensor in zip(copies, tensors, strict=True):
