@@ -18,10 +18,12 @@ from elbod.engine.progress import Progress
 from elbod.engine.runner import Launched, Runner
 from elbod.engine.scheduler import next_tile
 from elbod.engine.settling import Outcome
-from elbod.engine.work import Work, take
+from elbod.engine.work import Share, Work, take
 from elbod.errors import OutOfMemory
 
 Lane = tuple[Resident, Program]
+# Of a GPU, and of the host.
+_NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 # Hears of all jobs of one caller that a tile finished.
 Deliver = Callable[[Sequence[tuple[Progress, Outcome]]], None]
@@ -35,12 +37,14 @@ class Engine:
 
     def __init__(self, backend: Backend, admission: Admission) -> None:
         self.admission, self.counters = admission, WorkCounters()
-        self._runner = Runner(backend)
+        self.runner = Runner(backend)
         self._overlaps = backend.overlaps
         self._ids = count()
         # Who waits for which program of which model, in turn order.
         self._lanes: OrderedDict[Lane, OrderedDict[int, Progress]] = OrderedDict()
         self._launched: Launched | None = None
+        # Jobs whose rows got no slots.
+        self._unplaced: list[tuple[Progress, Outcome]] = []
 
     def add(self, progress: Progress) -> None:
         """Let an admitted job take part."""
@@ -55,11 +59,13 @@ class Engine:
         """Run one tile, and tell the callers whose jobs are finished; False if nothing waits."""
         started = time.monotonic()
         work = self._schedule()
-        finished = [] if work is None else self._in_flight(self._runner.launch(work))
+        finished = [] if work is None else self._in_flight(self.runner.launch(work))
         if work is None and self._launched is not None:
             finished, self._launched = [self._launched], None
         for launched in finished:
             self._deliver(self._settle(launched))
+        self._deliver(self._unplaced)
+        self._unplaced = []
         if work is not None and work.stage is Stage.DRAW:
             self.admission.note_speed(work.units / max(time.monotonic() - started, 1e-6))
         return work is not None or bool(finished)
@@ -76,40 +82,58 @@ class Engine:
         """Take the next tile's units out of the first lane that has any; lanes take turns."""
         for lane in list(self._lanes):
             queue, (resident, program) = self._lanes.pop(lane), lane
-            turn: list[tuple[int, Progress]] = []
-            for key, progress in list(queue.items()):
-                if progress.closed:
-                    self._leave(queue.pop(key))
-                elif len(turn) < resident.sizes[-1]:
-                    turn.append((key, progress))
+            turn = self._turn(queue, resident.sizes[-1])
             if not turn:
                 continue
-            size, counts = next_tile([progress.units for _, progress in turn], resident.sizes)
-            shares, now, slots = [], time.monotonic(), self._runner.slots(resident)
-            for (key, progress), units in zip(turn, counts, strict=True):
+            size, counts = next_tile([queue[key].units for key in turn], resident.sizes)
+            shares, now = list[Share](), time.monotonic()
+            for key, units in zip(turn, counts, strict=True):
                 if units:
-                    del queue[key]
+                    progress = queue.pop(key)
                     progress.started = progress.started or now
-                    shares.append(take(progress, units, slots))
+                    if progress.chunk is not None or self._place(progress):
+                        shares.append(take(progress, units))
             if queue:
                 self._lanes[lane] = queue
             for share in shares:
                 if share.progress.units:
                     self.add(share.progress)
-            return Work(resident, program, size, tuple(shares))
+            if shares:
+                return Work(resident, program, size, tuple(shares))
         return None
+
+    def _turn(self, queue: OrderedDict[int, Progress], most: int) -> list[int]:
+        """The first jobs of a lane that are still wanted."""
+        turn, closed = list[int](), list[int]()
+        for key, progress in queue.items():
+            if len(turn) == most:
+                break
+            (closed if progress.closed else turn).append(key)
+        for key in closed:
+            self._leave(queue.pop(key))
+        return turn
+
+    def _place(self, progress: Progress) -> bool:
+        """Put the next rows of a job into slots; False if that fails, which ends the job alone."""
+        try:
+            progress.begin(self.runner.slots(progress.resident))
+        except BaseException as error:
+            self._leave(progress)
+            self._unplaced.append((progress, self._failure(progress, "has no room for a job's rows", error)))
+            return False
+        return True
 
     def _settle(self, launched: Launched) -> list[tuple[Progress, Outcome]]:
         """What a tile finished. One job's failure is its own: its neighbors run again without it."""
         work = launched.work
-        slots = self._runner.slots(work.resident)
+        slots = self.runner.slots(work.resident)
         try:
-            outputs = self._runner.outputs(launched)
+            outputs = self.runner.outputs(launched)
         except BaseException as error:
-            if isinstance(error, torch.OutOfMemoryError) and (smaller := work.smaller()):
-                return [outcome for one in smaller for outcome in self._settle(self._runner.launch(one))]
+            if isinstance(error, _NO_MEMORY) and (smaller := work.smaller()):
+                return [outcome for one in smaller for outcome in self._settle(self.runner.launch(one))]
             if len(work.shares) > 1:
-                alone = [self._runner.launch(work.alone(share)) for share in work.shares]
+                alone = [self.runner.launch(work.alone(share)) for share in work.shares]
                 return [outcome for one in alone for outcome in self._settle(one)]
             return self._fail(work, error)
         self.counters.ran(work.stage, work.units, work.size)
@@ -121,7 +145,8 @@ class Engine:
             elif progress.chunk is not None:
                 if not progress.chunk.unsettled:
                     settling.release(progress.chunk, slots)
-                    progress.begin(slots)
+                    if not self._place(progress):
+                        continue
                 self.add(progress)
         return outcomes
 
@@ -131,21 +156,25 @@ class Engine:
         share.chunk.running -= 1
         progress = share.progress
         if progress.chunk is not share.chunk:
-            settling.release(share.chunk, self._runner.slots(work.resident))
+            settling.release(share.chunk, self.runner.slots(work.resident))
             return []
-        if isinstance(error, torch.OutOfMemoryError):
-            message = f"model '{progress.resident}' needs more memory than the device has left: try again later"
-            outcome: Outcome = OutOfMemory(message)
-        else:
-            place = progress.place(progress.row(share.item(work.program, self._runner.culprit(work))))
-            outcome = settling.failure(progress, f"failed on {place}", error)
+        place = ""
+        if not isinstance(error, _NO_MEMORY):
+            place = progress.place(progress.row(share.item(work.program, self.runner.culprit(work))))
         self._leave(progress)
-        return [(progress, outcome)]
+        return [(progress, self._failure(progress, f"failed on {place}", error))]
+
+    @staticmethod
+    def _failure(progress: Progress, what: str, error: BaseException) -> Outcome:
+        if isinstance(error, _NO_MEMORY):
+            message = f"model '{progress.resident}' needs more memory than the device has left: try again later"
+            return OutOfMemory(message)
+        return settling.failure(progress, what, error)
 
     def _leave(self, progress: Progress) -> None:
         """Give the slots of a job back that was answered, failed or cancelled."""
         if progress.chunk is not None:
-            settling.release(progress.chunk, self._runner.slots(progress.resident))
+            settling.release(progress.chunk, self.runner.slots(progress.resident))
             progress.chunk = None
 
     def _deliver(self, outcomes: Sequence[tuple[Progress, Outcome]]) -> None:

@@ -21,6 +21,8 @@ from elbod.errors import DamagedStore, ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
+from elbod.generators.evaluation import row_terms
+from elbod.generators.terms import leaves
 from elbod_store import Manifest, ModelStore
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ _MANY_PARAMETERS, _FEW_SIZES = 256, 2
 # What safetensors and numpy raise of bytes that are no tensors, or of another dtype or shape.
 _UNREADABLE = (SafetensorError, KeyError, TypeError, ValueError)
 
+# Of a row in flight: seed, index, label and temperature.
+_KEY_BYTES = 28
+
 # Other machines round differently, but not more than this.
 _REFERENCE_TOLERANCE = 1e-4
 
@@ -39,8 +44,8 @@ _REFERENCE_TOLERANCE = 1e-4
 class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or one tile if it proved none.
 
-    The row-wise parameters of q(z|x) have `row_shapes` and take `row_bytes` a row; a draw takes `noise_dimensions`
-    standard normals, and a tile of the largest proved size `tile_seconds`.
+    The row-wise parameters of q(z|x) have `row_shapes`; a row in flight takes `slot_bytes` of the engine's tables, and
+    a draw `noise_dimensions` standard normals. The slowest program takes `tile_seconds` on the largest tile.
     """
 
     manifest: Manifest
@@ -48,7 +53,7 @@ class Resident:
     generator: Generator
     sizes: tuple[int, ...]
     nbytes: int
-    row_bytes: int
+    slot_bytes: int
     row_shapes: dict[str, tuple[int, ...]]
     noise_dimensions: int
     tile_seconds: float
@@ -73,7 +78,11 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
     generator.prepare()
     with torch.inference_mode():
         label = torch.zeros(1, dtype=torch.int64, device=backend.device) if generator.conditional else None
-        posterior = generator.encode(torch.zeros(1, *generator.event_shape, device=backend.device), label)
+        row = torch.zeros(1, *generator.event_shape, device=backend.device)
+        posterior = generator.encode(row, label)
+        kept = [*posterior.parameters.values(), *leaves(row_terms(generator, row, posterior))]
+    x_bytes = generator.likelihood.event_dims * np.dtype(row_dtype(generator)).itemsize
+    slot_bytes = x_bytes + sum(tensor.nbytes for tensor in kept) + 4 * generator.latent_dim + _KEY_BYTES
     sizes = backend.tiles if generator.likelihood.parameters <= _MANY_PARAMETERS else backend.tiles[:_FEW_SIZES]
     wide = backend.wide_tiles if sizes == backend.tiles else ()
     proved = SelfTest(backend, generator, posterior.noise_dimensions, sizes).run(wide)
@@ -106,7 +115,7 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         generator=generator,
         sizes=sizes + proved.wide,
         nbytes=generator.kept_bytes(),
-        row_bytes=max(1, sum(tensor[0].nbytes for tensor in posterior.parameters.values())),
+        slot_bytes=slot_bytes,
         row_shapes={name: tuple(tensor.shape[1:]) for name, tensor in posterior.parameters.items()},
         noise_dimensions=posterior.noise_dimensions,
         tile_seconds=proved.seconds,

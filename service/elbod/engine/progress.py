@@ -19,7 +19,7 @@ from elbod.engine.slots import SlotNumbers, Slots
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, uniforms
 
-# Row-draws held at once by one job, and bytes of q(z|x): a hierarchy's are whole images of features.
+# Row-draws held at once by one job, and bytes of its rows in slots: a hierarchy's q(z|x) is whole images of features.
 CHUNK = 4096
 CHUNK_BYTES = 64 * 1024**2
 # Tiles of rows that are encoded before they are drawn.
@@ -96,8 +96,9 @@ class Progress:
 
     def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
         self.job, self.resident, self.deliver = job, resident, deliver
-        self.size, self.passes = work_bytes(job, resident.generator), job.row_draws
-        self._rows_at_once = self._chunk_rows()
+        self._rows_at_once, self.passes = self._chunk_rows(), job.row_draws
+        in_slots = min(job.rows, self._rows_at_once) * job.copies * resident.slot_bytes
+        self.size = work_bytes(job, resident.generator) + in_slots
         self.admitted = time.monotonic()
         self.started: float | None = None
         self.closed = False
@@ -133,12 +134,12 @@ class Progress:
         draws = job.draws if job.target_standard_error is None else PILOT_DRAWS
         rows = min(
             CHUNK // job.copies // max(1, draws),
-            CHUNK_BYTES // (resident.row_bytes * job.copies),
+            CHUNK_BYTES // (resident.slot_bytes * job.copies),
             _CHUNK_TILES * resident.sizes[-1],
         )
         return max(1, rows)
 
-    def begin(self, slots: Slots) -> Chunk:
+    def begin(self, slots: Slots) -> None:
         """Put the first or the next rows of the job into slots."""
         job, first = self.job, 0 if self.chunk is None else self.chunk.first + self.chunk.rows
         rows = min(job.rows - first, self._rows_at_once)
@@ -151,7 +152,6 @@ class Progress:
         if job.reconstruction_map:
             chunk.map = np.zeros((len(numbers), *self.resident.generator.event_shape))
         self._fill(chunk, slots)
-        return chunk
 
     def _fill(self, chunk: Chunk, slots: Slots) -> None:
         job, at = self.job, slice(chunk.first, chunk.first + chunk.rows)
@@ -208,7 +208,7 @@ def _program(job: Job) -> Program:
 
 
 def work_bytes(job: Job, generator: Generator) -> int:
-    """Memory that a job holds while it is admitted: its inputs, its results, and one chunk of draws."""
+    """Memory that a job holds outside of slots while it is admitted: inputs, results, and one chunk of draws."""
     event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
     given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
     drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0

@@ -34,7 +34,7 @@ class Runner:
         """The tables of a model."""
         found = self._slots.get(resident)
         if found is None:
-            found = self._slots[resident] = Slots(self.backend, row_dtype(resident.generator))
+            found = self._slots[resident] = Slots(self.backend, row_dtype(resident.generator), resident.slot_bytes)
         return found
 
     def launch(self, work: Work) -> Launched:

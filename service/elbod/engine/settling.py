@@ -125,9 +125,10 @@ def _end_chunk(progress: Progress, columns: Columns) -> Result | None:
 
 
 def release(chunk: Chunk, slots: Slots) -> None:
-    """Give slots back, after the last tile that they are in."""
+    """Give slots back once, after the last tile that they are in."""
     if not chunk.running:
         slots.release(chunk.slots)
+        chunk.slots = chunk.slots[:0]
 
 
 def _chunk(progress: Progress) -> Chunk:

@@ -14,30 +14,43 @@ from elbod.generators.terms import mapped
 
 SlotNumbers = NDArray[np.int64]
 
-_CAPACITY = 256
+# Rows that the tables of an idle model have room for, and their bytes.
+_IDLE_ROWS, _IDLE_BYTES = 256, 16 * 1024**2
+# By how much of themselves tables grow at least.
+_GROWTH = 4
 
 
 class Slots:
     """The tables of one model. A row is copied to the device once, however many draws it has.
 
-    Rows of jobs get slots when the jobs are worked, as many as the job's chunk has, so that nobody waits for slots:
-    the tables grow, and admission bounds how far.
+    Rows of jobs get slots when the jobs are worked, as many as the job's chunk has, so that nobody waits for slots.
+    Tables grow by a quarter or by what a chunk needs, admission counts the rows, and idle tables are small again.
     """
 
-    def __init__(self, backend: Backend, row_dtype: type[np.floating[Any]]) -> None:
+    def __init__(self, backend: Backend, row_dtype: type[np.floating[Any]], slot_bytes: int) -> None:
         self._backend, self._row_dtype = backend, row_dtype
-        self._free = list(range(_CAPACITY))[::-1]
-        self._capacity = _CAPACITY
-        self._tables: dict[str, Table] = {}
-        self._row_terms: list[Array] = []
+        self._slot_bytes = slot_bytes
+        self._idle_rows = max(1, min(_IDLE_ROWS, _IDLE_BYTES // slot_bytes))
         # What each program's outputs are made of.
         self.types: dict[Program, Any] = {}
-        self.seed, self.index = np.zeros(_CAPACITY, np.uint64), np.zeros(_CAPACITY, np.uint64)
+        self._empty()
+
+    def _empty(self) -> None:
+        self._capacity = self._idle_rows
+        self._free = list(range(self._capacity))[::-1]
+        self._tables: dict[str, Table] = {}
+        self._row_terms: list[Array] = []
+        self.seed, self.index = np.zeros(self._capacity, np.uint64), np.zeros(self._capacity, np.uint64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables, once rows of every kind were in them."""
+        return self._capacity * self._slot_bytes
 
     def acquire(self, count: int) -> SlotNumbers:
-        """Slots for `count` rows."""
-        while len(self._free) < count:
-            self._grow()
+        """Slots for `count` rows. Raises what the device raises when it has no memory for larger tables."""
+        if len(self._free) < count:
+            self._grow(self._capacity + max(count - len(self._free), self._capacity // _GROWTH))
         taken = self._free[-count:]
         del self._free[-count:]
         taken.reverse()
@@ -45,14 +58,16 @@ class Slots:
 
     def release(self, slots: SlotNumbers) -> None:
         self._free += slots.tolist()[::-1]
+        if len(self._free) == self._capacity > self._idle_rows:
+            self._empty()
 
-    def _grow(self) -> None:
-        before, self._capacity = self._capacity, 2 * self._capacity
+    def _grow(self, capacity: int) -> None:
         for table in self._tables.values():
-            table.grow(self._capacity)
-        self.seed, self.index = np.resize(self.seed, self._capacity), np.resize(self.index, self._capacity)
-        self._row_terms = [np.resize(values, (self._capacity, *values.shape[1:])) for values in self._row_terms]
-        self._free = list(range(before, self._capacity))[::-1] + self._free
+            table.grow(capacity)
+        self._row_terms = [np.resize(values, (capacity, *values.shape[1:])) for values in self._row_terms]
+        self.seed, self.index = np.resize(self.seed, capacity), np.resize(self.index, capacity)
+        self._free = list(range(self._capacity, capacity))[::-1] + self._free
+        self._capacity = capacity
 
     def write_rows(self, slots: SlotNumbers | np.int64, x: Array) -> None:
         """Set x, in the dtype that holds every request's values."""

@@ -8,7 +8,7 @@ from elbod.engine.jobs import Stage
 from elbod.engine.loading import Resident
 from elbod.engine.programs import ENCODE, Program
 from elbod.engine.progress import Chunk, Counts, Progress
-from elbod.engine.slots import SlotNumbers, Slots
+from elbod.engine.slots import SlotNumbers
 
 _ZEROS = np.zeros(256, np.int64)
 
@@ -73,9 +73,10 @@ class Work(NamedTuple):
         return [*found, self._replace(size=size, shares=tuple(shares))] if shares else found
 
 
-def take(progress: Progress, units: int, slots: Slots) -> Share:
-    """The next units of a job, whose first rows get slots if they have none."""
-    chunk = progress.chunk or progress.begin(slots)
+def take(progress: Progress, units: int) -> Share:
+    """The next units of a job whose rows are in slots."""
+    chunk = progress.chunk
+    assert chunk is not None
     chunk.running += 1
     if chunk.encoded < len(chunk.slots):
         start = chunk.encoded

@@ -23,7 +23,7 @@ class Table(Protocol):
     """Values of rows by their slots, on the device that computes."""
 
     def write(self, slots: Array | np.int64, values: Array | Tensor) -> None:
-        """Set the rows at `slots`. Raises ValueError for values of another shape or dtype kind."""
+        """Set the rows at `slots`. Raises ValueError for values of another shape."""
 
     def take(self, slots: Array) -> Tensor:
         """The rows at `slots`, in that order."""
