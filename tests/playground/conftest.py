@@ -15,7 +15,8 @@ from tests.support import ELBOD, HANG, Server
 _TRAINING = ["--set", "epochs=24", "--set", "kl_warmup_epochs=6", "--publish-every", "8"]
 
 
-@pytest.fixture(scope="session")
+# Of a module: while Playwright runs, its event loop counts as this thread's, and `asyncio.run` of other tests fails.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or whatever goes by that name."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
