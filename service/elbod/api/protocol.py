@@ -31,6 +31,8 @@ _MOST_PIPELINED = 16
 # than chunks of one byte need.
 _FRAMING_PER_BODY_BYTE = 8
 _LOGGED_URL_BYTES = 200
+# Of a body, to be copied behind its head.
+_JOINED_BYTES = 64 * 1024
 # Seconds that a refused caller has to read why, before what it still sends resets the connection, and that a new
 # connection has for its request, once the server drains.
 _LINGER = 2.0
@@ -145,6 +147,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise QueueFull(f"more than {_MOST_PIPELINED} requests wait on this connection", retry_after=1)
         super().on_headers_complete()
+        self.cycle.transport = _Answering(self.transport, self.cycle)  # type: ignore[assignment]
         self._phase = _Phase.BODY
         self._waiting_since = None
         self._asked = True
@@ -196,7 +199,7 @@ class Connection(HttpToolsProtocol):
             self.scope["method"], self.scope["path"] = method, path.partition(b"?")[0].decode("latin-1")
         self.scope["state"]["refusal"] = error
         self.cycle.keep_alive = self.cycle.more_body = False
-        self.cycle.transport = _Lingering(self.transport)  # type: ignore[assignment]
+        self.cycle.transport = _Answering(self.transport, self.cycle, lingers=True)  # type: ignore[assignment]
         self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
@@ -230,14 +233,38 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-class _Lingering:
-    """A transport to close once the caller has had time to read: with input unread, a close throws away the answer."""
+class _Answering:
+    """The transport of one answer. The head waits for the body, and both are one packet.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.write, self.is_closing, self._transport = transport.write, transport.is_closing, transport
+    lingers: close only once the caller has had time to read: with input unread, a close throws away the answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle, *, lingers: bool = False) -> None:
+        self.is_closing, self._transport, self._cycle, self._lingers = transport.is_closing, transport, cycle, lingers
+        # None before it is written; uvicorn writes nothing after the head of an answer to HEAD.
+        self._head: bytes | None = b"" if cycle.scope["method"] == "HEAD" else None
+
+    def write(self, data: bytes | memoryview) -> None:
+        # What comes before an answer is `100 Continue`, for which the caller waits.
+        if self._head is None and self._cycle.response_started:
+            self._head = bytes(data)
+        elif self._head and len(data) <= _JOINED_BYTES:
+            self._transport.write(self._head + bytes(data))
+            self._head = b""
+        else:
+            self._flush()
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
 
     def close(self) -> None:
-        if not self._transport.is_closing():
+        self._flush()
+        if not self._lingers:
+            self._transport.close()
+        elif not self._transport.is_closing():
             self._transport.pause_reading()
             self._transport.write_eof()
 

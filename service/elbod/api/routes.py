@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from elbod.api import document, schemas, wire
-from elbod.api.service import service_of
+from elbod.api.service import Service, service_of
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Job, Result, Samples
 from elbod.errors import NotAcceptable, UnsupportedMediaType, shown
@@ -112,7 +112,7 @@ async def elbo(request: Request) -> Response:
 async def _answer(request: Request, kind: type[VerbRequest], offers: Sequence[str]) -> Response:
     started, service = time.perf_counter(), service_of(request)
     media = _media_type(request, offers)
-    asked, arrays = await _parse(request, kind)
+    asked, arrays = await _parse(request, service, kind)
     resident = await service.resident(request, asked.model)
     model = resident.description
     job = await service.in_blocks(request, _size(arrays), lambda pause: asked.job(arrays, model, service.limits, pause))
@@ -168,8 +168,10 @@ def _media_type(request: Request, offers: Sequence[str]) -> str:
     return media
 
 
-async def _parse(request: Request, kind: type[VerbRequest]) -> tuple[VerbRequest, dict[str, NDArray[Any]]]:
-    service, names = service_of(request), tuple(kind.arrays)
+async def _parse(
+    request: Request, service: Service, kind: type[VerbRequest]
+) -> tuple[VerbRequest, dict[str, NDArray[Any]]]:
+    names = tuple(kind.arrays)
     # Without a type it is refused: any page may make a browser send that here without being asked.
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in _DATA_TYPES:

@@ -122,6 +122,8 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        # No answer depends on whom a proxy asks for.
+        proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
     )
     _Server(config, app.state.service, balance, running, started).run(sockets=[listener])

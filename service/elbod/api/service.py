@@ -186,8 +186,7 @@ class Service:
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
         self._waiting[task] = answer
-        late = loop.call_at(deadline, self._expire, task, request)
-        watch = loop.call_later(_WATCH_AFTER, self._watch, task, request)
+        watch = loop.call_at(min(deadline, loop.time() + _WATCH_AFTER), self._watch, task, request, deadline)
         try:
             # Until the answer has been sent: the engine counts it no longer than until it is computed.
             holding_of(request).reserve(task.size)
@@ -195,7 +194,6 @@ class Service:
             self.metrics.answered(job, resident.description, result)
             return result
         finally:
-            late.cancel()
             watch.cancel()
             if self._waiting.pop(task, None) is not None:
                 # Cancelled by the server's end.
@@ -253,15 +251,23 @@ class Service:
             self.engine.cancel(task)
             answer.set_exception(error)
 
-    def _expire(self, task: Progress, request: Request) -> None:
-        self._fail(task, _too_late(self.timeout(request)))
+    def _watch(self, task: Progress, request: Request, deadline: float) -> None:
+        """Fail the task at its deadline, or when its caller leaves."""
+        too_late = _too_late(self.timeout(request))
 
-    def _watch(self, task: Progress, request: Request) -> None:
         async def watch() -> None:
-            await _disconnected(request)
-            self._fail(task, ClientDisconnect())
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await _disconnected(request)
+            except TimeoutError:
+                self._fail(task, too_late)
+            else:
+                self._fail(task, ClientDisconnect())
 
-        if task in self._waiting:
+        assert self._loop is not None
+        if self._loop.time() >= deadline:
+            self._fail(task, too_late)
+        elif task in self._waiting:
             self._watchers[task] = asyncio.ensure_future(watch())
 
     async def read_body(self, request: Request, limit: int) -> bytearray:
@@ -274,17 +280,22 @@ class Service:
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise too_large
-        seconds, body, holding = self.settings.request_timeout, bytearray(), holding_of(request)
+        seconds, body, holding, more = self.settings.request_timeout, bytearray(), holding_of(request), True
         try:
             async with asyncio.timeout(seconds):
-                async for chunk in request.stream():
+                # Not by `request.stream()`: an asynchronous generator takes as long as the rest of this.
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    chunk, more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
                         raise too_large
                     holding.reserve(len(body) + len(chunk))
                     body += chunk
         except TimeoutError as error:
             raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from error
-        if (refusal := getattr(request.state, "refusal", None)) is not None:
+        if (refusal := request.scope["state"].get("refusal")) is not None:
             raise refusal
         return body
 
@@ -323,13 +334,13 @@ async def _disconnected(request: Request) -> None:
 
 def holding_of(request: Request) -> Holding:
     """What the request holds of its service's budget."""
-    holding = request.state.holding
+    holding = request.scope["state"]["holding"]
     assert isinstance(holding, Holding)
     return holding
 
 
 def service_of(request: Request) -> Service:
     """The service that a request came to."""
-    service = request.app.state.service
+    service = request.scope["app"].state.service
     assert isinstance(service, Service)
     return service

@@ -58,12 +58,14 @@ def check_rows(
 
 def _check_values(x: Array, first: int, model: ModelDescription, binarize: Binarize | None) -> None:
     """Rows from number `first` on."""
-    _check_finite("x", x, first)
     likelihood = model.likelihood
+    if binarize is None and _are_levels(x, likelihood):
+        return
+    _check_finite("x", x, first)
     if binarize is not None:
         rule = f"binarize needs values in [0, 1] for {_of(model)}: divide grey levels by 255"
         _check_all(x, first, (x >= 0) & (x <= 1), rule)
-    elif not _are_levels(x, likelihood):
+    else:
         supported = likelihood.supports(torch.from_numpy(x)).numpy()
         rule = f"{_of(model)} has a {likelihood.name} likelihood over {likelihood.support}"
         if likelihood.name == "bernoulli":
@@ -72,10 +74,12 @@ def _check_values(x: Array, first: int, model: ModelDescription, binarize: Binar
 
 
 def _are_levels(x: Array, likelihood: Likelihood) -> bool:
-    """Whether x are integers 0 ... levels-1 of a discrete likelihood: what most are, seen without a mask of all."""
-    if likelihood.measure != "pmf" or x.dtype.kind not in "iu" or likelihood.levels is None:
+    """Whether x are the numbers 0 ... levels-1 of a discrete likelihood: what most are, seen without a mask of all."""
+    if likelihood.measure != "pmf" or likelihood.levels is None:
         return False
-    return bool(x.min() >= 0 and x.max() < likelihood.levels)
+    # The least and the greatest of numbers with a NaN are NaN.
+    within = x.min() >= 0 and x.max() < likelihood.levels
+    return bool(within and (x.dtype.kind != "f" or (x == np.trunc(x)).all()))
 
 
 def check_latents(model: ModelDescription, z: Array, *, max_rows: int) -> NDArray[np.float32]:
