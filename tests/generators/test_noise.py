@@ -74,6 +74,9 @@ def test_streams_have_the_numbers_of_the_contract() -> None:
         ("binarization", 3),
         ("pilot", 4),
         ("calibration", 5),
+        ("transition", 6),
+        ("levels", 7),
+        ("probe", 8),
     ]
 
 

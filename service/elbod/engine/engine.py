@@ -5,8 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import count
 
-import torch
-
 from elbod.engine import settling
 from elbod.engine.admission import Admission
 from elbod.engine.backends.base import Backend
@@ -17,13 +15,10 @@ from elbod.engine.programs import Program
 from elbod.engine.progress import Progress
 from elbod.engine.runner import Launched, Runner
 from elbod.engine.scheduler import next_tile
-from elbod.engine.settling import Outcome
+from elbod.engine.settling import NO_MEMORY, Outcome
 from elbod.engine.work import Share, Work, take
-from elbod.errors import OutOfMemory
 
 Lane = tuple[Resident, Program]
-# Of a GPU, and of the host.
-_NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 # Hears of all jobs of one caller that a tile finished.
 Deliver = Callable[[Sequence[tuple[Progress, Outcome]]], None]
@@ -119,7 +114,7 @@ class Engine:
             progress.begin(self.runner.slots(progress.resident))
         except BaseException as error:
             self._leave(progress)
-            self._unplaced.append((progress, self._failure(progress, "has no room for a job's rows", error)))
+            self._unplaced.append((progress, settling.failure(progress, "has no room for a job's rows", error)))
             return False
         return True
 
@@ -130,7 +125,7 @@ class Engine:
         try:
             outputs = self.runner.outputs(launched)
         except BaseException as error:
-            if isinstance(error, _NO_MEMORY) and (smaller := work.smaller()):
+            if isinstance(error, NO_MEMORY) and (smaller := work.smaller()):
                 return [outcome for one in smaller for outcome in self._settle(self.runner.launch(one))]
             if len(work.shares) > 1:
                 alone = [self.runner.launch(work.alone(share)) for share in work.shares]
@@ -159,17 +154,10 @@ class Engine:
             settling.release(share.chunk, self.runner.slots(work.resident))
             return []
         place = ""
-        if not isinstance(error, _NO_MEMORY):
+        if not isinstance(error, NO_MEMORY):
             place = progress.place(progress.row(share.item(work.program, self.runner.culprit(work))))
         self._leave(progress)
-        return [(progress, self._failure(progress, f"failed on {place}", error))]
-
-    @staticmethod
-    def _failure(progress: Progress, what: str, error: BaseException) -> Outcome:
-        if isinstance(error, _NO_MEMORY):
-            message = f"model '{progress.resident}' needs more memory than the device has left: try again later"
-            return OutOfMemory(message)
-        return settling.failure(progress, what, error)
+        return [(progress, settling.failure(progress, f"failed on {place}", error))]
 
     def _leave(self, progress: Progress) -> None:
         """Give the slots of a job back that was answered, failed or cancelled."""

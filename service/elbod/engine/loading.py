@@ -45,7 +45,8 @@ class Resident:
     """A loaded version. `sizes` are the tiles that its self-test proved equal, or one tile if it proved none.
 
     The row-wise parameters of q(z|x) have `row_shapes`; a row in flight takes `slot_bytes` of the engine's tables, and
-    a draw `noise_dimensions` standard normals. The slowest program takes `tile_seconds` on the largest tile.
+    a draw `noise_dimensions` standard normals, and `walk_bytes` more if it takes passes. The slowest program takes
+    `tile_seconds` on the largest tile.
     """
 
     manifest: Manifest
@@ -54,12 +55,18 @@ class Resident:
     sizes: tuple[int, ...]
     nbytes: int
     slot_bytes: int
+    walk_bytes: int
     row_shapes: dict[str, tuple[int, ...]]
     noise_dimensions: int
     tile_seconds: float
 
     def __str__(self) -> str:
         return str(self.description)
+
+    @property
+    def levels(self) -> int:
+        """Passes between p(z_T) and p(x|z_0)."""
+        return self.generator.levels
 
 
 def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
@@ -71,10 +78,6 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         generator = checkpoint.load(blueprint_of(manifest), weights).to(backend.device)
     except InvalidCheckpoint as error:
         raise _cannot_load(manifest, error) from error
-    if generator.levels:
-        raise ModelFailure(
-            f"{manifest.name}@{manifest.version} has {generator.levels} levels, and the engine makes none"
-        )
     generator.prepare()
     with torch.inference_mode():
         label = torch.zeros(1, dtype=torch.int64, device=backend.device) if generator.conditional else None
@@ -116,6 +119,7 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         sizes=sizes + proved.wide,
         nbytes=generator.kept_bytes(),
         slot_bytes=slot_bytes,
+        walk_bytes=4 * generator.latent_dim if generator.levels else 0,
         row_shapes={name: tuple(tensor.shape[1:]) for name, tensor in posterior.parameters.items()},
         noise_dimensions=posterior.noise_dimensions,
         tile_seconds=proved.seconds,

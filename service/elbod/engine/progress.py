@@ -1,20 +1,35 @@
 """How far a job is: which units come next, and where their outputs go.
 
 A job is worked in chunks of rows, so that its draws never take more memory than a chunk's: a chunk gets slots, is
-encoded, drawn (twice, if a pilot decides how often), and reduced to one number a row before the next begins.
+encoded, drawn (twice, if a pilot decides how often), and reduced to one number a row before the next begins. A family
+with levels draws in passes: all draws of a chunk make one before any of them makes the next, so that whoever shares the
+model gets a turn between two passes.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
 from elbod.engine.loading import Resident
-from elbod.engine.programs import DATA, DRAW, ENCODE, SCORE, SCORE_MAP, End, Program, Source
+from elbod.engine.programs import (
+    ADVANCE,
+    BEGIN,
+    DATA,
+    DRAW,
+    ENCODE,
+    OBSERVE,
+    OBSERVE_MAP,
+    SCORE,
+    SCORE_MAP,
+    End,
+    Program,
+    Source,
+)
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, uniforms
@@ -27,11 +42,21 @@ _CHUNK_TILES = 2
 
 Counts = NDArray[np.int64]
 
+_NOWHERE: SlotNumbers = np.zeros(0, np.int64)
+
+
+class Pass(NamedTuple):
+    """What all draws of a chunk run next; they stand at `level`, and what is made of them at `below`."""
+
+    program: Program
+    level: int = 0
+    below: int = 0
+
 
 @dataclass(slots=True)
 class Chunk:
     """Rows of a job that are in slots. A row under each of the labels that are marginalized over is an item; items of
-    a row are contiguous, and so are draws of an item."""
+    a row are contiguous, and so are draws of an item. Draws that take passes have slots of their own, `walks`."""
 
     first: int
     rows: int
@@ -42,7 +67,11 @@ class Chunk:
     pilot: bool
     total: int = 0
     ends: Counts | None = None
+    passes: tuple[Pass, ...] = ()
+    # The number of the pass that is next, and how many draws have taken it.
+    at: int = 0
     drawn: int = 0
+    walks: SlotNumbers = field(default_factory=lambda: _NOWHERE)
     # Tiles that run with units of the chunk, and units whose outputs are not there yet.
     running: int = 0
     unsettled: int = 0
@@ -52,18 +81,36 @@ class Chunk:
     pieces: list[tuple[Array, ...]] = field(default_factory=list)
     pieces_type: Any = None
     map: Array | None = None
+    # Terms of the draws' passes so far, (total,) each, and the first level at which a draw's latents were no numbers.
+    path: Any = None
+    lost: dict[int, int] = field(default_factory=dict)
 
-    def begin_draws(self, draws: int | Counts, *, pilot: bool) -> None:
+    def begin_draws(self, draws: int | Counts, passes: tuple[Pass, ...], slots: Slots, *, pilot: bool) -> None:
         """Draw equally many, or a number an item, from the beginning."""
-        self.draws, self.pilot = draws, pilot
+        self.draws, self.passes, self.pilot = draws, passes, pilot
         if isinstance(draws, int):
             self.total = len(self.slots) * draws
         else:
             self.ends = np.cumsum(draws)
             self.total = int(self.ends[-1])
-        self.unsettled += self.total
-        self.drawn = 0
-        self.pieces = []
+        self.unsettled += self.total * len(passes)
+        self.at = self.drawn = 0
+        self.pieces, self.path = [], None
+        self.end_walks(slots)
+        if slots.walks is not None:
+            self.walks = slots.walks.acquire(self.total)
+
+    def end_walks(self, slots: Slots) -> None:
+        """Give the slots of draws back."""
+        if slots.walks is not None:
+            slots.walks.release(self.walks)
+            self.walks = _NOWHERE
+
+    def take(self, units: int) -> None:
+        """The next draws take the pass; once all have, it is the next one's turn."""
+        self.drawn += units
+        if self.drawn == self.total and self.at + 1 < len(self.passes):
+            self.at, self.drawn = self.at + 1, 0
 
     def units(self, start: int, count: int) -> tuple[Counts, Counts]:
         """(item, draw) of the units from `start` on."""
@@ -92,18 +139,22 @@ class Progress:
         "results",
         "size",
         "started",
+        "way",
     )
 
     def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
         self.job, self.resident, self.deliver = job, resident, deliver
-        self._rows_at_once, self.passes = self._chunk_rows(), job.row_draws
-        in_slots = min(job.rows, self._rows_at_once) * job.copies * resident.slot_bytes
+        self.program = _program(job)
+        self.way = _passes(self.program, job, resident.levels)
+        # What a draw costs, in evaluations of the network.
+        self.passes = job.row_draws * sum(one.program.evaluates for one in self.way)
+        self._rows_at_once = self._chunk_rows()
+        in_slots = min(job.rows, self._rows_at_once) * self._slot_bytes
         self.size = work_bytes(job, resident.generator) + in_slots
         self.admitted = time.monotonic()
         self.started: float | None = None
         self.closed = False
         self.chunk: Chunk | None = None
-        self.program = _program(job)
         self.results: dict[str, Array] = {}
         # Chunks of jobs of one kind are reduced by the same formulas, row by row.
         counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
@@ -114,11 +165,8 @@ class Progress:
         """What the next units run."""
         chunk = self.chunk
         if chunk is None:
-            return self.program if self.job.x is None else ENCODE
-        return ENCODE if chunk.encoded < len(chunk.slots) else self._drawn_by(chunk)
-
-    def _drawn_by(self, chunk: Chunk) -> Program:
-        return SCORE if chunk.pilot else self.program
+            return self.way[0].program if self.job.x is None else ENCODE
+        return ENCODE if chunk.encoded < len(chunk.slots) else chunk.passes[chunk.at].program
 
     @property
     def units(self) -> int:
@@ -131,13 +179,22 @@ class Progress:
 
     def _chunk_rows(self) -> int:
         job, resident = self.job, self.resident
-        draws = job.draws if job.target_standard_error is None else PILOT_DRAWS
         rows = min(
-            CHUNK // job.copies // max(1, draws),
-            CHUNK_BYTES // (resident.slot_bytes * job.copies),
+            CHUNK // job.copies // max(1, self._first_draws),
+            CHUNK_BYTES // self._slot_bytes,
             _CHUNK_TILES * resident.sizes[-1],
         )
         return max(1, rows)
+
+    @property
+    def _slot_bytes(self) -> int:
+        """Of a row with all its draws."""
+        walks = self.job.draws * self.resident.walk_bytes
+        return self.job.copies * (self.resident.slot_bytes + walks)
+
+    @property
+    def _first_draws(self) -> int:
+        return self.job.draws if self.job.target_standard_error is None else PILOT_DRAWS
 
     def begin(self, slots: Slots) -> None:
         """Put the first or the next rows of the job into slots."""
@@ -148,7 +205,8 @@ class Progress:
         self.chunk = chunk = Chunk(first, rows, numbers, encoded, 0, pilot=False, samples=job.num_samples)
         chunk.unsettled = len(numbers) - encoded
         pilot = job.target_standard_error is not None
-        chunk.begin_draws(PILOT_DRAWS if pilot else job.draws, pilot=pilot)
+        way = _passes(SCORE, job, self.resident.levels) if pilot else self.way
+        chunk.begin_draws(self._first_draws, way, slots, pilot=pilot)
         if job.reconstruction_map:
             chunk.map = np.zeros((len(numbers), *self.resident.generator.event_shape))
         self._fill(chunk, slots)
@@ -165,7 +223,8 @@ class Progress:
             x = job.x[at] if job.binarize is None else self._binarized(at)
             slots.write_rows(where, x if job.copies == 1 else np.repeat(x, job.copies, axis=0))
         if job.z is not None:
-            slots.write("z", where, job.z[at], np.float32)
+            table, draws = (slots, where) if slots.walks is None else (slots.walks, chunk.walks)
+            table.write("z", draws, job.z[at], np.float32)
         if job.label is not None:
             slots.write("label", where, job.label[at], np.int64)
         elif job.marginal_labels:
@@ -205,6 +264,22 @@ def _program(job: Job) -> Program:
         return DRAW
     source = Source.GIVEN if job.z is not None else Source.PRIOR if job.x is None else Source.POSTERIOR
     return DATA[source, End.SAMPLE if job.output == "sample" else End.MEAN]
+
+
+def _passes(program: Program, job: Job, levels: int) -> tuple[Pass, ...]:
+    """What each draw runs, one after the other, to end as `program` ends it."""
+    if not levels:
+        return (Pass(program),)
+    source = program.source
+    assert source is not None
+    by = Source.PRIOR if source is Source.GIVEN else source
+    begin = () if source is Source.GIVEN else (Pass(BEGIN[by], levels, levels),)
+    downward = [Pass(ADVANCE[by], level, level - 1) for level in range(levels, 0, -1)]
+    if job.verb is Verb.SAMPLE:
+        last = DATA[Source.GIVEN, End.SAMPLE if job.output == "sample" else End.MEAN]
+    else:
+        last = OBSERVE_MAP if program is SCORE_MAP else OBSERVE
+    return (*begin, *downward, Pass(last))
 
 
 def work_bytes(job: Job, generator: Generator) -> int:

@@ -1,7 +1,7 @@
 """From the draws of complete chunks to one number a row: pure functions of arrays."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from elbod.generators.bounds import (
     rank,
     sampled_bound,
 )
-from elbod.generators.terms import RowTerms, Terms, mapped
+from elbod.generators.terms import DrawTerms, RowTerms, Terms, mapped
 
 Columns = dict[str, Array]
 
@@ -70,7 +70,11 @@ def _joined(chunks: Sequence[Chunk]) -> Any:
     if not pieces:
         return None
     arrays = iter(pieces[0] if len(pieces) == 1 else [np.concatenate(values) for values in zip(*pieces, strict=True)])
-    return mapped(lambda _: next(arrays), chunks[0].pieces_type)
+    drawn = mapped(lambda _: next(arrays), chunks[0].pieces_type)
+    if chunks[0].path is None:
+        return drawn
+    path = mapped(lambda *parts: np.concatenate(parts), *[chunk.path for chunk in chunks])
+    return replace(drawn, terms=DrawTerms(drawn.reconstruction, path))
 
 
 def _encode_columns(drawn: Any, numbers: Counts, slots: Slots, job: Job, resident: Resident) -> Columns:

@@ -1,6 +1,7 @@
 """The mechanism: gathers a tile's inputs, runs its program, and hands its outputs out. Decides nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from elbod.engine.backends.base import Array, Backend, Fetched
 from elbod.engine.loading import Resident
-from elbod.engine.programs import ENCODE, Encoded, End, Inputs, Program, Source, row_dtype
+from elbod.engine.programs import ENCODE, Encoded, End, Inputs, Source, row_dtype
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.engine.work import Share, Work
 from elbod.generators.noise import Stream
@@ -34,7 +35,8 @@ class Runner:
         """The tables of a model."""
         found = self._slots.get(resident)
         if found is None:
-            found = self._slots[resident] = Slots(self.backend, row_dtype(resident.generator), resident.slot_bytes)
+            dtype = row_dtype(resident.generator)
+            found = self._slots[resident] = Slots(self.backend, dtype, resident.slot_bytes, resident.walk_bytes)
         return found
 
     def launch(self, work: Work) -> Launched:
@@ -52,8 +54,6 @@ class Runner:
             raise launched.error
         assert launched.outputs is not None
         work, arrays = launched.work, tuple(launched.outputs())
-        if wrong := [values.shape for values in arrays if values.shape[:1] != (work.size,)]:
-            raise ValueError(f"an output has shape {wrong[0]} for {work.size} rows")
         if work.program is not ENCODE:
             return arrays
         self.slots(work.resident).keep_row_terms(_joined([share.slots for share in work.shares]), arrays)
@@ -81,34 +81,48 @@ class Runner:
         if program is ENCODE:
             encoded = self.backend.encode(generator, Inputs(x=slots.take("x", padded), label=label))
             _check_parameters(encoded, resident, size)
+            _check_rows(encoded.terms, size)
             slots.keep_parameters(numbers, encoded.parameters)
             outputs: Any = encoded.terms
         else:
-            given = self._draw_inputs(resident, program, padded, shares)
+            given = self._draw_inputs(work, padded)
             outputs = self.backend.draw(generator, program, Inputs(label=label, **given))
+            _check_rows(outputs, size)
+            if End.WALK in program.ends:
+                assert slots.walks is not None
+                slots.walks.write("z", work.walks, outputs.z[: len(numbers)], np.float32)
+                outputs = replace(outputs, z=None)
         if program not in slots.types:
             slots.types[program] = mapped(lambda _: True, outputs)
         return self.backend.fetch(leaves(outputs))
 
-    def _draw_inputs(
-        self, resident: Resident, program: Program, padded: SlotNumbers, shares: Sequence[Share]
-    ) -> dict[str, Any]:
-        slots, size, inputs = self.slots(resident), len(padded), dict[str, Any]()
+    def _draw_inputs(self, work: Work, padded: SlotNumbers) -> dict[str, Any]:
+        resident, program, size, shares = work
+        slots, inputs = self.slots(resident), dict[str, Any]()
         draws = _joined([share.draws for share in shares])
         keys = slots.keys(padded[: len(draws)], draws.astype(np.uint64))
-        if program.source is Source.GIVEN:
-            inputs["z"] = slots.take("z", padded)
-        elif program.source is Source.PRIOR:
-            dimensions = resident.generator.prior().noise_dimensions
-            inputs["noise"] = self.backend.normals(keys, Stream.PRIOR, dimensions, size)
-        else:
-            inputs["noise"] = self.backend.normals(keys, _streams(shares), resident.noise_dimensions, size)
+        if program.reads_z:
+            if slots.walks is None:
+                inputs["z"] = slots.take("z", padded)
+            else:
+                inputs["z"] = slots.walks.take("z", _padded(work.walks, size))
+        if program.advances:
+            inputs["level"], inputs["below"] = (
+                self.backend.tensor(_padded(_of_units(shares, name), size)) for name in ("level", "below")
+            )
+        if program.source is Source.POSTERIOR:
+            dimensions, stream = resident.noise_dimensions, _streams(shares)
             inputs["parameters"] = slots.parameters(resident.row_shapes, padded)
-        if End.SAMPLE in program.ends:
+        else:
+            dimensions = resident.generator.prior().noise_dimensions
+            stream = Stream.TRANSITION if program.advances else Stream.PRIOR
+        if program.reads_noise:
+            inputs["noise"] = self.backend.normals(keys, stream, dimensions, size, _first_blocks(shares, dimensions))
+        if program.reads_u:
             inputs["u"] = self.backend.uniforms(keys, resident.generator.event_shape, size)
-        if program.ends & {End.SAMPLE, End.MEAN} and program.source is not Source.GIVEN:
+        if program.reads_temperature:
             inputs["temperature"] = slots.take("temperature", padded)
-        if program.ends & {End.TERMS, End.MAP}:
+        if program.reads_x:
             inputs["x"] = slots.take("x", padded)
         return inputs
 
@@ -132,8 +146,27 @@ def _streams(shares: Sequence[Share]) -> Any:
     return np.repeat(streams, [len(share.slots) for share in shares]).astype(np.uint64)
 
 
+def _of_units(shares: Sequence[Share], name: str) -> Array:
+    """`level` or `below` of the pass of each unit of a tile, (n,)."""
+    return np.repeat([getattr(share.step, name) for share in shares], [len(share.slots) for share in shares])
+
+
+def _first_blocks(shares: Sequence[Share], dimensions: int) -> int | Array:
+    """The counter block at which the noise begins that makes a level, or that of each unit: a level's noise does not
+    depend on what is drawn at others, so any level can be drawn alone."""
+    below = [share.step.below for share in shares]
+    blocks = -(-dimensions // 4)
+    return below[0] * blocks if len(set(below)) == 1 else _of_units(shares, "below") * blocks
+
+
 def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _check_rows(outputs: Any, size: int) -> None:
+    """Every output has one entry a row, before any of them is kept."""
+    if wrong := [tuple(values.shape) for values in leaves(outputs) if values.shape[:1] != (size,)]:
+        raise ValueError(f"an output has shape {wrong[0]} for {size} rows")
 
 
 def _check_parameters(encoded: Encoded, resident: Resident, size: int) -> None:

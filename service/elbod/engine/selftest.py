@@ -15,7 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbod.engine.backends.base import Array, Backend
-from elbod.engine.programs import DATA, PROOFS, SCORE, SCORE_MAP, Encoded, End, Inputs, Program, Source, row_dtype
+from elbod.engine.programs import (
+    ADVANCE,
+    BEGIN,
+    DATA,
+    OBSERVE_MAP,
+    SCORE,
+    SCORE_MAP,
+    Encoded,
+    End,
+    Inputs,
+    Program,
+    Source,
+    proofs,
+    row_dtype,
+)
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream
 from elbod.generators.terms import leaves
@@ -54,13 +68,18 @@ class SelfTest:
         self._posterior_dimensions = noise_dimensions
         self._largest = size = sizes[-1]
         self._label = np.arange(size) % max(1, len(generator.blueprint.labels or ()))
+        self._level = np.arange(size) % max(1, generator.levels) + 1
         rows = np.arange(size)
+        noise = self._noise(Stream.PRIOR, rows, size)
         inputs = Inputs(
             label=self._tensor(self._label) if generator.conditional else None,
-            noise=self._noise(Stream.PRIOR, rows, size),
+            noise=noise,
+            # What lies in the support is drawn from any latents: those of a family with levels need not come from p.
+            z=noise,
             u=backend.uniforms(_keys(rows), generator.event_shape, size),
         )
-        drawn = backend.draw(generator, DATA[Source.PRIOR, End.SAMPLE], inputs)
+        source = Source.GIVEN if generator.levels else Source.PRIOR
+        drawn = backend.draw(generator, DATA[source, End.SAMPLE], inputs)
         assert drawn.sample is not None
         assert drawn.z is not None
         x, self._z = backend.fetch([drawn.sample, drawn.z])()
@@ -103,7 +122,7 @@ class SelfTest:
         return tuple(wide)
 
     def _seconds(self, order: Order) -> float:
-        """What a full tile of scored rows takes, at best: other work on the machine only adds.
+        """What a full tile of scored rows takes, or of one pass of them, at best: other work on the machine only adds.
 
         On a CPU the time that this thread computed.
         """
@@ -112,9 +131,9 @@ class SelfTest:
         while len(taken) < _TIMED_RUNS or sum(taken) < _TIMED_SECONDS:
             started = clock()
             encoded = self._backend.encode(self._generator, inputs)
-            noise = self._noise(Stream.POSTERIOR, order, len(order))
-            scored = Inputs(x=inputs.x, label=inputs.label, parameters=encoded.parameters, noise=noise)
-            self._backend.fetch(leaves(self._backend.draw(self._generator, SCORE, scored)))()
+            program = ADVANCE[Source.POSTERIOR] if self._generator.levels else SCORE
+            scored = self._given(program, order, len(order), encoded)
+            self._backend.fetch(leaves(self._backend.draw(self._generator, program, scored)))()
             taken.append(clock() - started)
         return min(taken)
 
@@ -125,7 +144,7 @@ class SelfTest:
         """What the slowest program takes on a full tile, at best of three; of the first that takes very long."""
         order, clock, slowest = np.resize(np.arange(self._largest), size), self._clock(), 0.0
         encoded = self._backend.encode(self._generator, self._inputs(order, size))
-        for program in (*DATA.values(), SCORE_MAP):
+        for program in self._programs():
             given, taken = self._given(program, order, size, encoded), list[float]()
             for _ in range(_TIMED_RUNS):
                 started = clock()
@@ -136,24 +155,34 @@ class SelfTest:
                 break
         return slowest
 
+    def _programs(self) -> tuple[Program, ...]:
+        """Those that may take longest."""
+        if not self._generator.levels:
+            return (*DATA.values(), SCORE_MAP)
+        ends = (DATA[Source.GIVEN, End.SAMPLE], DATA[Source.GIVEN, End.MEAN], OBSERVE_MAP)
+        return (*ADVANCE.values(), *BEGIN.values(), *ends)
+
     def _given(self, program: Program, order: Order, size: int, encoded: Encoded) -> Inputs:
         """What a program reads, for the rows of `order`."""
-        inputs = self._inputs(order, size)
+        inputs, backend = self._inputs(order, size), self._backend
         stream = Stream.PRIOR if program.source is Source.PRIOR else Stream.POSTERIOR
         return Inputs(
-            x=inputs.x,
+            x=inputs.x if program.reads_x else None,
             label=inputs.label,
             parameters=encoded.parameters if program.source is Source.POSTERIOR else {},
-            noise=self._noise(stream, order, size),
-            z=inputs.z,
-            u=self._backend.uniforms(_keys(order), self._generator.event_shape, size),
+            noise=self._noise(stream, order, size) if program.reads_noise else None,
+            temperature=self._tensor(np.ones((size, 1), np.float32)) if program.reads_temperature else 1.0,
+            z=inputs.z if program.reads_z else None,
+            u=backend.uniforms(_keys(order), self._generator.event_shape, size) if program.reads_u else None,
+            level=inputs.level if program.advances else None,
+            below=inputs.below if program.advances else None,
         )
 
     def _outputs(self, order: Order, size: int) -> list[Array]:
         """All outputs of all computations on the rows of `order`, padded to `size` as the engine pads."""
         encoded = self._backend.encode(self._generator, self._inputs(order, size))
         tensors = [*encoded.parameters.values(), *leaves(encoded.terms)]
-        for proof in PROOFS:
+        for proof in proofs(self._generator):
             given = self._given(proof, order, size, encoded)
             tensors += leaves(self._backend.draw(self._generator, proof, given))
         return [values[: len(order)] for values in self._backend.fetch(tensors)()]
@@ -161,7 +190,9 @@ class SelfTest:
     def _inputs(self, order: Order, size: int) -> Inputs:
         padded = np.concatenate([order, np.repeat(order[-1:], size - len(order))])
         label = self._tensor(self._label[padded]) if self._generator.conditional else None
-        return Inputs(x=self._tensor(self._x[padded]), label=label, z=self._tensor(self._z[padded]))
+        level = self._tensor(self._level[padded])
+        x, z = self._tensor(self._x[padded]), self._tensor(self._z[padded])
+        return Inputs(x=x, label=label, z=z, level=level, below=level - 1)
 
     def _noise(self, stream: Stream, order: Order, size: int) -> Tensor:
         prior = stream is Stream.PRIOR

@@ -7,20 +7,25 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import torch
 
 from elbod.engine.backends.base import Array
 from elbod.engine.jobs import Encodings, Result, Samples, Scores, Verb
-from elbod.engine.programs import Drawn
+from elbod.engine.programs import Drawn, End
 from elbod.engine.progress import Chunk, Progress
 from elbod.engine.reductions import Columns, finite_rows, needed_samples, reduce, reduced_together
 from elbod.engine.slots import Slots
 from elbod.engine.work import Share, Work
-from elbod.errors import ElbodError, InvalidInput, ModelFailure
+from elbod.errors import ElbodError, InvalidInput, ModelFailure, OutOfMemory
+from elbod.generators.terms import leaves, mapped
 
 logger = logging.getLogger(__name__)
 
 # A job's answer, or why there is none.
 Outcome = Result | ElbodError
+
+# Of a GPU, and of the host.
+NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 _NO_ANSWER = "returned what makes no answer"
 
@@ -42,11 +47,28 @@ def keep(work: Work, outputs: Sequence[Array], slots: Slots) -> list[Progress]:
             release(chunk, slots)
         else:
             if outputs:
-                _keep_draws(share, tuple(values[begin:end] for values in outputs), slots.types[work.program])
+                piece = tuple(values[begin:end] for values in outputs)
+                keep_part = _keep_pass if End.WALK in work.program.ends else _keep_draws
+                keep_part(share, piece, slots.types[work.program])
             if not chunk.unsettled:
                 complete.append(share.progress)
         begin = end
     return complete
+
+
+def _keep_pass(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
+    """Add up what a pass of draws contributes, and note whose latents are no numbers any more."""
+    chunk, parts = share.chunk, iter(piece)
+    passed: Drawn = mapped(lambda _: next(parts), kind)
+    at = slice(share.start, share.start + len(share.slots))
+    if passed.path is not None:
+        if chunk.path is None:
+            chunk.path = mapped(lambda _: np.zeros(chunk.total), passed.path)
+        for total, values in zip(leaves(chunk.path), leaves(passed.path), strict=True):
+            total[at] += values
+    assert passed.undefined is not None
+    for unit in np.flatnonzero(passed.undefined):
+        chunk.lost.setdefault(share.start + int(unit), share.step.below)
 
 
 def _keep_draws(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
@@ -58,7 +80,7 @@ def _keep_draws(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
         samples, copies = chunk.samples, share.progress.job.copies
         counted = draws < (samples if isinstance(samples, int) else samples[items // copies])
         np.add.at(chunk.map, items[counted], elements[counted])
-        piece, kind = tuple(terms), Drawn(terms=kind.terms)
+        piece, kind = tuple(terms), Drawn(terms=kind.terms, reconstruction=kind.reconstruction)
     chunk.pieces.append(piece)
     chunk.pieces_type = kind
 
@@ -79,11 +101,11 @@ def settle(complete: Sequence[Progress], slots: Slots) -> list[tuple[Progress, O
 def _end_pilot(progress: Progress, slots: Slots) -> Outcome | None:
     job, chunk = progress.job, _chunk(progress)
     try:
-        samples = needed_samples(progress, slots)
+        chunk.samples = samples = needed_samples(progress, slots)
+        draws = np.repeat(np.maximum(samples, job.num_importance_samples), job.copies)
+        chunk.begin_draws(draws, progress.way, slots, pilot=False)
     except BaseException as error:
         return failure(progress, _NO_ANSWER, error)
-    chunk.samples = samples
-    chunk.begin_draws(np.repeat(np.maximum(samples, job.num_importance_samples), job.copies), pilot=False)
     return None
 
 
@@ -127,6 +149,7 @@ def _end_chunk(progress: Progress, columns: Columns) -> Result | None:
 def release(chunk: Chunk, slots: Slots) -> None:
     """Give slots back once, after the last tile that they are in."""
     if not chunk.running:
+        chunk.end_walks(slots)
         slots.release(chunk.slots)
         chunk.slots = chunk.slots[:0]
 
@@ -147,8 +170,11 @@ def _check_finite(progress: Progress, columns: Columns) -> None:
 
 def _not_finite(progress: Progress, what: str, row: int) -> InvalidInput | ModelFailure:
     """A row that the caller gave is the caller's to mend; one of the prior is the model's, unless it was heated."""
-    job, row = progress.job, _chunk(progress).first + row
+    job, chunk = progress.job, _chunk(progress)
+    lost = [level for unit, level in chunk.lost.items() if chunk.units(unit, 1)[0][0] // job.copies == row]
+    row += chunk.first
     message = f"model '{progress.resident}' returned a value of {what} that is not finite for {progress.place(row)}"
+    message += f" at level {max(lost)}" if lost else ""
     if (given := progress.given) is not None:
         way_out = f"{given}[{row}] lies beyond what the model can compute: check its units, or leave it out"
         return InvalidInput.at(f"/{given}/{row}", f"{message}: {way_out}")
@@ -183,6 +209,8 @@ def failure(progress: Progress, what: str, error: BaseException) -> ElbodError:
     """What a job's caller hears: an error that was meant for it, or only what its model did."""
     if isinstance(error, ElbodError):
         return error
+    if isinstance(error, NO_MEMORY):
+        return OutOfMemory(f"model '{progress.resident}' needs more memory than the device has left: try again later")
     logger.error("model %s %s", progress.resident, what, exc_info=error)
     found = ModelFailure(f"model '{progress.resident}' {what}")
     found.__cause__ = error

@@ -27,8 +27,12 @@ class Slots:
     Tables grow by a quarter or by what a chunk needs, admission counts the rows, and idle tables are small again.
     """
 
-    def __init__(self, backend: Backend, row_dtype: type[np.floating[Any]], slot_bytes: int) -> None:
+    def __init__(
+        self, backend: Backend, row_dtype: type[np.floating[Any]], slot_bytes: int, walk_bytes: int = 0
+    ) -> None:
         self._backend, self._row_dtype = backend, row_dtype
+        # Where draws are that take passes.
+        self.walks = Slots(backend, row_dtype, walk_bytes) if walk_bytes else None
         self._slot_bytes = slot_bytes
         self._idle_rows = max(1, min(_IDLE_ROWS, _IDLE_BYTES // slot_bytes))
         # What each program's outputs are made of.

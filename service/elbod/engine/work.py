@@ -7,20 +7,22 @@ import numpy as np
 from elbod.engine.jobs import Stage
 from elbod.engine.loading import Resident
 from elbod.engine.programs import ENCODE, Program
-from elbod.engine.progress import Chunk, Counts, Progress
+from elbod.engine.progress import Chunk, Counts, Pass, Progress
 from elbod.engine.slots import SlotNumbers
 
+_ENCODING = Pass(ENCODE)
 _ZEROS = np.zeros(256, np.int64)
 
 
 class Share(NamedTuple):
-    """Consecutive units of one job in a tile: the slots of their rows, and their draws."""
+    """Consecutive units of one job in a tile: the slots of their rows, their draws, and the pass that these take."""
 
     progress: Progress
     chunk: Chunk
     start: int
     slots: SlotNumbers
     draws: Counts
+    step: Pass
 
     def part(self, at: slice) -> "Share":
         """Some of the units."""
@@ -39,6 +41,11 @@ class Work(NamedTuple):
     program: Program
     size: int
     shares: tuple[Share, ...]
+
+    @property
+    def walks(self) -> SlotNumbers:
+        """Where the units' draws are, of a family with levels."""
+        return np.concatenate([share.chunk.walks[share.start :][: len(share.slots)] for share in self.shares])
 
     @property
     def units(self) -> int:
@@ -81,13 +88,13 @@ def take(progress: Progress, units: int) -> Share:
     if chunk.encoded < len(chunk.slots):
         start = chunk.encoded
         chunk.encoded += units
-        return Share(progress, chunk, start, chunk.slots[start : chunk.encoded], _first_draws(units))
-    start = chunk.drawn
-    chunk.drawn += units
+        return Share(progress, chunk, start, chunk.slots[start : chunk.encoded], _first_draws(units), _ENCODING)
+    start, step = chunk.drawn, chunk.passes[chunk.at]
+    chunk.take(units)
     if isinstance(chunk.draws, int) and chunk.draws == 1:
-        return Share(progress, chunk, start, chunk.slots[start : chunk.drawn], _first_draws(units))
+        return Share(progress, chunk, start, chunk.slots[start : start + units], _first_draws(units), step)
     items, draws = chunk.units(start, units)
-    return Share(progress, chunk, start, chunk.slots[items], draws)
+    return Share(progress, chunk, start, chunk.slots[items], draws, step)
 
 
 def _first_draws(units: int) -> Counts:

@@ -57,12 +57,12 @@ def on_device(values: Array, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def packed(keys: Keys, stream: Stream | Words) -> Array:
-    """Noise keys as the words of their counters and keys, (5, n) int64: seed low and high, index low, draw, and the
-    stream with the index's high bits."""
+def packed(keys: Keys, stream: Stream | Words, first_block: int | Array = 0) -> Array:
+    """Noise keys as the words of their counters and keys, (6, n) int64: seed low and high, index low, draw, the stream
+    with the index's high bits, and the first block."""
     high = np.left_shift(np.asarray(stream, np.uint64), _STREAM_BITS) | (keys.index >> _HIGH_BITS)
-    rows = (keys.seed & _LOW_BITS, keys.seed >> _HIGH_BITS, keys.index & _LOW_BITS, keys.draw, high)
-    return np.stack(rows).astype(np.int64)
+    rows = (keys.seed & _LOW_BITS, keys.seed >> _HIGH_BITS, keys.index & _LOW_BITS, keys.draw, high, first_block)
+    return np.stack([np.broadcast_to(values, len(keys)) for values in rows]).astype(np.int64)
 
 
 class Captured(Generic[T]):
@@ -105,21 +105,26 @@ class CudaBackend:
     def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTable:
         return DeviceTable(self.device, capacity, shape, dtype)
 
-    def normals(self, keys: Keys, stream: Stream | Words, dimensions: int, size: int) -> Tensor:
+    def tensor(self, values: Array) -> Tensor:
+        return on_device(values, self.device)
+
+    def normals(
+        self, keys: Keys, stream: Stream | Words, dimensions: int, size: int, first_block: int | Array = 0
+    ) -> Tensor:
         values = torch.zeros(size, dimensions, device=self.device)
-        self._fill(values, keys, stream, gaussian=True)
+        self._fill(values, packed(keys, stream, first_block), gaussian=True)
         return values
 
     def uniforms(self, keys: Keys, shape: tuple[int, ...], size: int) -> Tensor:
         values = torch.full((size, int(np.prod(shape))), 0.5, dtype=torch.float64, device=self.device)
-        self._fill(values, keys, Stream.OBSERVATION, gaussian=False)
+        self._fill(values, packed(keys, Stream.OBSERVATION), gaussian=False)
         return values.reshape(size, *shape)
 
-    def _fill(self, values: Tensor, keys: Keys, stream: Stream | Words, *, gaussian: bool) -> None:
+    def _fill(self, values: Tensor, words: Array, *, gaussian: bool) -> None:
         # Triton comes with PyTorch's builds for CUDA alone.
         from elbod.engine.backends.philox import fill
 
-        fill(on_device(packed(keys, stream), self.device), values[: len(keys)], gaussian=gaussian)
+        fill(on_device(words, self.device), values[: words.shape[1]], gaussian=gaussian)
 
     @torch.inference_mode()
     def encode(self, generator: Generator, inputs: Inputs) -> Encoded:
