@@ -8,7 +8,7 @@ programs, backends run them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -22,11 +22,13 @@ from elbod.generators.terms import DrawTerms, PathTerms, RowTerms
 
 
 class Source(Enum):
-    """Where a draw begins."""
+    """Where a draw begins: at a given z, at one of p(z) or of q(z|x), or at one of the q(z|x) of rows that the program
+    encodes itself."""
 
     GIVEN = auto()
     PRIOR = auto()
     POSTERIOR = auto()
+    ROWS = auto()
 
 
 class End(Enum):
@@ -84,6 +86,8 @@ class Program:
 
 ENCODE = Program("encode")
 SCORE = Program("score", Source.POSTERIOR, frozenset({End.TERMS}))
+# One draw of each row, which need not be encoded before: a tile less, with the bytes of both.
+SCORE_ROWS = Program("score_rows", Source.ROWS, frozenset({End.TERMS}))
 SCORE_MAP = Program("score_map", Source.POSTERIOR, frozenset({End.TERMS, End.MAP}))
 DRAW = Program("draw", Source.POSTERIOR, frozenset({End.LATENTS}))
 # Draws of families with levels, which end as those from a given z do.
@@ -97,7 +101,7 @@ OBSERVE = Program("observe", Source.GIVEN, frozenset({End.TERMS}))
 OBSERVE_MAP = Program("observe_map", Source.GIVEN, frozenset({End.TERMS, End.MAP}))
 DATA = {
     (source, end): Program(f"{source.name}_{end.name}".lower(), source, frozenset({end}))
-    for source in Source
+    for source in (Source.GIVEN, Source.PRIOR, Source.POSTERIOR)
     for end in (End.SAMPLE, End.MEAN)
 }
 
@@ -143,10 +147,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a program makes of its draws; None what it does not end as. `undefined` are rows whose q(z|x) or p(x|z) has
-    a parameter that is not a number, which a draw of integers would not show, or whose latents are none. The terms of a
-    draw that was made in passes are its `reconstruction` and the paths of its passes."""
+    """What a program makes of its draws, and of rows that it encoded; None what it does not end as.
 
+    `undefined` are rows whose q(z|x) or p(x|z) has a parameter that is not a number, which a draw of integers would not
+    show, or whose latents are none. The terms of a draw that took passes are its `reconstruction` and the path terms of
+    all passes.
+    """
+
+    rows: RowTerms[Tensor] | None = None
     terms: DrawTerms[Tensor] | None = None
     reconstruction: Tensor | None = None
     elements: Tensor | None = None
@@ -176,6 +184,10 @@ def encode(generator: Generator, inputs: Inputs) -> Encoded:
 
 def draw(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
     """Every other program."""
+    if program.source is Source.ROWS:
+        encoded = encode(generator, inputs)
+        scored = draw(generator, SCORE, replace(inputs, parameters=encoded.parameters))
+        return replace(scored, rows=encoded.terms)
     walk, path = (_advance if program.advances else _begin)(generator, program, inputs)
     ends = program.ends
     if ends == {End.WALK}:
@@ -205,7 +217,16 @@ def draw(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
         for parameter in inputs.parameters.values():
             undefined = undefined | ~parameter.isfinite().flatten(1).all(1)
     kept = path if End.LATENTS in ends else None
-    return Drawn(terms, reconstruction, elements, latents, kept, sample, mean, undefined)
+    return Drawn(
+        terms=terms,
+        reconstruction=reconstruction,
+        elements=elements,
+        z=latents,
+        path=kept,
+        sample=sample,
+        mean=mean,
+        undefined=undefined,
+    )
 
 
 def _advance(generator: Generator, program: Program, inputs: Inputs) -> tuple[Walk, PathTerms[Tensor] | None]:

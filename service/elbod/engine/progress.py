@@ -26,6 +26,7 @@ from elbod.engine.programs import (
     OBSERVE_MAP,
     SCORE,
     SCORE_MAP,
+    SCORE_ROWS,
     End,
     Program,
     Source,
@@ -131,6 +132,7 @@ class Progress:
         "chunk",
         "closed",
         "deliver",
+        "encodes",
         "job",
         "kind",
         "passes",
@@ -144,7 +146,8 @@ class Progress:
 
     def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
         self.job, self.resident, self.deliver = job, resident, deliver
-        self.program = _program(job)
+        self.program = _program(job, resident.levels)
+        self.encodes = job.x is not None and self.program is not SCORE_ROWS
         self.way = _passes(self.program, job, resident.levels)
         # What a draw costs, in evaluations of the network.
         self.passes = job.row_draws * sum(one.program.evaluates for one in self.way)
@@ -165,7 +168,7 @@ class Progress:
         """What the next units run."""
         chunk = self.chunk
         if chunk is None:
-            return self.way[0].program if self.job.x is None else ENCODE
+            return ENCODE if self.encodes else self.way[0].program
         return ENCODE if chunk.encoded < len(chunk.slots) else chunk.passes[chunk.at].program
 
     @property
@@ -174,7 +177,7 @@ class Progress:
         chunk = self.chunk
         if chunk is None:
             rows = min(self.job.rows, self._rows_at_once)
-            return rows * self.job.copies * (1 if self.job.x is not None else self.job.draws)
+            return rows * self.job.copies * (1 if self.encodes else self.job.draws)
         return len(chunk.slots) - chunk.encoded if chunk.encoded < len(chunk.slots) else chunk.total - chunk.drawn
 
     def _chunk_rows(self) -> int:
@@ -201,7 +204,7 @@ class Progress:
         job, first = self.job, 0 if self.chunk is None else self.chunk.first + self.chunk.rows
         rows = min(job.rows - first, self._rows_at_once)
         numbers = slots.acquire(rows * job.copies)
-        encoded = 0 if job.x is not None else len(numbers)
+        encoded = 0 if self.encodes else len(numbers)
         self.chunk = chunk = Chunk(first, rows, numbers, encoded, 0, pilot=False, samples=job.num_samples)
         chunk.unsettled = len(numbers) - encoded
         pilot = job.target_standard_error is not None
@@ -257,9 +260,11 @@ class Progress:
         return "x" if self.job.x is not None else "z" if self.job.z is not None else None
 
 
-def _program(job: Job) -> Program:
+def _program(job: Job, levels: int) -> Program:
     if job.verb is Verb.ELBO:
-        return SCORE_MAP if job.reconstruction_map else SCORE
+        if job.reconstruction_map:
+            return SCORE_MAP
+        return SCORE if levels or job.draws > 1 or job.target_standard_error is not None else SCORE_ROWS
     if job.verb is Verb.ENCODE:
         return DRAW
     source = Source.GIVEN if job.z is not None else Source.PRIOR if job.x is None else Source.POSTERIOR

@@ -56,7 +56,8 @@ def reduce(group: Sequence[Progress], slots: Slots) -> Columns:
         return {"z": drawn.z, "x": x, "undefined": drawn.undefined}
     if job.verb is Verb.ENCODE:
         return _encode_columns(drawn, numbers, slots, job, resident)
-    return _elbo_columns(drawn, slots.row_terms(numbers), chunks[0], job, resident)
+    rows = slots.row_terms(numbers) if drawn.rows is None else drawn.rows
+    return _elbo_columns(drawn, rows, chunks[0], job, resident)
 
 
 def _chunk(progress: Progress) -> Chunk:

@@ -110,9 +110,10 @@ class Runner:
             inputs["level"], inputs["below"] = (
                 self.backend.tensor(_padded(_of_units(shares, name), size)) for name in ("level", "below")
             )
-        if program.source is Source.POSTERIOR:
+        if program.source in (Source.POSTERIOR, Source.ROWS):
             dimensions, stream = resident.noise_dimensions, _streams(shares)
-            inputs["parameters"] = slots.parameters(resident.row_shapes, padded)
+            if program.source is Source.POSTERIOR:
+                inputs["parameters"] = slots.parameters(resident.row_shapes, padded)
         else:
             dimensions = resident.generator.prior().noise_dimensions
             stream = Stream.TRANSITION if program.advances else Stream.PRIOR
