@@ -306,6 +306,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        # Whether the server closes the connection after the last one.
+        self.closing = False
 
     def feed(self, data: bytes) -> tuple[int, bytes] | None:
         """Status and body, once they are complete."""
@@ -313,7 +315,8 @@ class Answers:
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
             return None
-        length = _content_length(self._buffer[:head].lower())
+        fields = self._buffer[:head].lower()
+        self.closing, length = b"\r\nconnection: close" in fields, _content_length(fields)
         if length is not None and len(self._buffer) < head + 4 + length:
             return None
         body = _unchunked(self._buffer, head + 4) if length is None else bytes(self._buffer[head + 4 :])
@@ -387,15 +390,22 @@ class Connection(asyncio.Protocol):
 
 
 class RawConnection:
-    """The same, blocking."""
+    """The same, blocking. Where the server closes after an answer, the next request goes on a new connection."""
 
     def __init__(self, port: int, timeout: float = 300) -> None:
-        self._socket = socket.create_connection((HOST, port), timeout)
+        self._port, self._timeout = port, timeout
+        self._open()
+
+    def _open(self) -> None:
+        self._socket = socket.create_connection((HOST, self._port), self._timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answers = Answers()
 
     def ask(self, raw: bytes) -> tuple[int, bytes]:
         """Status and body. Raises OSError."""
+        if self._answers.closing:
+            self.close()
+            self._open()
         self._socket.sendall(raw)
         while data := self._socket.recv(262_144):
             if answer := self._answers.feed(data):
