@@ -13,13 +13,14 @@ row's noise is the same alone, in a batch, and on any replica.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float64]
+V = TypeVar("V", bound=int)
 
 MAX_SEED = 2**63
 MAX_INDEX = 2**56
@@ -43,6 +44,9 @@ class Stream(IntEnum):
     BINARIZATION = 3
     PILOT = 4
     CALIBRATION = 5
+    TRANSITION = 6
+    LEVELS = 7
+    PROBE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,17 @@ def philox_4x32_10(even: Words, odd: Words, key: Words) -> None:
         np.bitwise_and(swapped, _MASK, out=odd)
 
 
-def words(keys: Keys, stream: Stream | Words, dimensions: int) -> Words:
-    """(n, dimensions) random 32-bit words of one stream, or of a stream a row, (n,)."""
-    n, blocks = len(keys), -(-dimensions // 4)
+def blocks_of(dimensions: int) -> int:
+    """Counter blocks that so many dimensions take: the noise of level i of a chain starts at block i blocks_of(D)."""
+    return -(-dimensions // 4)
+
+
+def words(keys: Keys, stream: Stream | Words, dimensions: int, first_block: Words | int = 0) -> Words:
+    """(n, dimensions) random 32-bit words of one stream, or of a stream a row, (n,), from dimension 4 `first_block` of
+    it on: one block, or one a row, (n,)."""
+    n, blocks = len(keys), blocks_of(dimensions)
     even, odd = np.empty((2, n, blocks), np.uint64), np.empty((2, n, blocks), np.uint64)
-    even[0] = np.arange(blocks, dtype=np.uint64)
+    even[0] = np.arange(blocks, dtype=np.uint64) + np.asarray(first_block, np.uint64).reshape(-1, 1)
     even[1] = (keys.index & _MASK)[:, None]
     odd[0] = keys.draw[:, None]
     odd[1] = (np.left_shift(np.asarray(stream, np.uint64), _STREAM) | (keys.index >> _SHIFT))[:, None]
@@ -96,15 +106,15 @@ def words(keys: Keys, stream: Stream | Words, dimensions: int) -> Words:
     return lanes.reshape(n, blocks * 4)[:, :dimensions]
 
 
-def uniforms(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
+def uniforms(keys: Keys, stream: Stream | Words, dimensions: int, first_block: Words | int = 0) -> Floats:
     """(n, dimensions) uniforms in the open interval (0, 1): (word + 1/2) / 2^32, exact in float64."""
     out = np.empty((len(keys), dimensions))
     for rows in _slices(len(keys), dimensions):
-        out[rows] = _uniforms(keys[rows], _of(stream, rows), dimensions)
+        out[rows] = _uniforms(keys[rows], _of(stream, rows), dimensions, _of(first_block, rows))
     return out
 
 
-def normals(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
+def normals(keys: Keys, stream: Stream | Words, dimensions: int, first_block: Words | int = 0) -> Floats:
     """(n, dimensions) standard normals by Box and Muller (1958): words (2j, 2j+1) give dimensions 2j and 2j+1.
 
     Computed in float64, |value| < 6.8. Equal integers everywhere; `log`, `cos` and `sin` may differ in the last bit
@@ -112,7 +122,7 @@ def normals(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
     """
     out = np.empty((len(keys), dimensions + dimensions % 2))
     for rows in _slices(len(keys), dimensions):
-        u = _uniforms(keys[rows], _of(stream, rows), out.shape[1])
+        u = _uniforms(keys[rows], _of(stream, rows), out.shape[1], _of(first_block, rows))
         # Contiguous copies: numpy may round the logarithm of a strided array differently.
         radius = np.sqrt(-2.0 * np.log(np.ascontiguousarray(u[:, 0::2])))
         angle = (2.0 * np.pi) * np.ascontiguousarray(u[:, 1::2])
@@ -121,15 +131,15 @@ def normals(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
     return out[:, :dimensions]
 
 
-def _uniforms(keys: Keys, stream: Stream | Words, dimensions: int) -> Floats:
-    u = words(keys, stream, dimensions).astype(np.float64)
+def _uniforms(keys: Keys, stream: Stream | Words, dimensions: int, first_block: Words | int) -> Floats:
+    u = words(keys, stream, dimensions, first_block).astype(np.float64)
     u += 0.5
     u *= 2.0**-32
     return u
 
 
-def _of(stream: Stream | Words, rows: slice) -> Stream | Words:
-    return stream if isinstance(stream, Stream) else stream[rows]
+def _of(each: V | Words, rows: slice) -> V | Words:
+    return each[rows] if isinstance(each, np.ndarray) else each
 
 
 def _slices(rows: int, dimensions: int) -> Iterator[slice]:
