@@ -48,8 +48,11 @@ class Backend(Protocol):
     def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Table:
         """A table of `capacity` rows of that shape."""
 
-    def normals(self, keys: Keys, stream: Stream | Words, dimensions: int, size: int) -> Tensor:
-        """Standard normals (size, dimensions) float32 on the device: those of the keys first, then zeros."""
+    def normals(
+        self, keys: Keys, stream: Stream | Words, dimensions: int, size: int, first_block: Words | int = 0
+    ) -> Tensor:
+        """Standard normals (size, dimensions) float32 on the device: those of the keys from counter block `first_block`
+        on, one or one a row, first, then zeros."""
 
     def uniforms(self, keys: Keys, shape: tuple[int, ...], size: int) -> Tensor:
         """Uniforms (size, *shape) float64 of the observation stream, then one half."""

@@ -57,11 +57,12 @@ def on_device(values: Array, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def packed(keys: Keys, stream: Stream | Words) -> Array:
-    """Noise keys as the words of their counters and keys, (5, n) int64: seed low and high, index low, draw, and the
-    stream with the index's high bits."""
+def packed(keys: Keys, stream: Stream | Words, first_block: Words | int = 0) -> Array:
+    """Noise keys as the words of their counters and keys, (6, n) int64: seed low and high, index low, draw, the stream
+    with the index's high bits, and the first counter block."""
     high = np.left_shift(np.asarray(stream, np.uint64), _STREAM_BITS) | (keys.index >> _HIGH_BITS)
-    rows = (keys.seed & _LOW_BITS, keys.seed >> _HIGH_BITS, keys.index & _LOW_BITS, keys.draw, high)
+    first = np.broadcast_to(np.asarray(first_block, np.uint64), keys.draw.shape)
+    rows = (keys.seed & _LOW_BITS, keys.seed >> _HIGH_BITS, keys.index & _LOW_BITS, keys.draw, high, first)
     return np.stack(rows).astype(np.int64)
 
 
@@ -105,21 +106,25 @@ class CudaBackend:
     def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTable:
         return DeviceTable(self.device, capacity, shape, dtype)
 
-    def normals(self, keys: Keys, stream: Stream | Words, dimensions: int, size: int) -> Tensor:
+    def normals(
+        self, keys: Keys, stream: Stream | Words, dimensions: int, size: int, first_block: Words | int = 0
+    ) -> Tensor:
         values = torch.zeros(size, dimensions, device=self.device)
-        self._fill(values, keys, stream, gaussian=True)
+        self._fill(values, keys, stream, first_block, gaussian=True)
         return values
 
     def uniforms(self, keys: Keys, shape: tuple[int, ...], size: int) -> Tensor:
         values = torch.full((size, int(np.prod(shape))), 0.5, dtype=torch.float64, device=self.device)
-        self._fill(values, keys, Stream.OBSERVATION, gaussian=False)
+        self._fill(values, keys, Stream.OBSERVATION, 0, gaussian=False)
         return values.reshape(size, *shape)
 
-    def _fill(self, values: Tensor, keys: Keys, stream: Stream | Words, *, gaussian: bool) -> None:
+    def _fill(
+        self, values: Tensor, keys: Keys, stream: Stream | Words, first_block: Words | int, *, gaussian: bool
+    ) -> None:
         # Triton comes with PyTorch's builds for CUDA alone.
         from elbod.engine.backends.philox import fill
 
-        fill(on_device(packed(keys, stream), self.device), values[: len(keys)], gaussian=gaussian)
+        fill(on_device(packed(keys, stream, first_block), self.device), values[: len(keys)], gaussian=gaussian)
 
     @torch.inference_mode()
     def encode(self, generator: Generator, inputs: Inputs) -> Encoded:

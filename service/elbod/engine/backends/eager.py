@@ -51,9 +51,11 @@ class EagerBackend:
     def table(self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostTable:
         return HostTable(capacity, shape, dtype)
 
-    def normals(self, keys: Keys, stream: Stream | Words, dimensions: int, size: int) -> Tensor:
+    def normals(
+        self, keys: Keys, stream: Stream | Words, dimensions: int, size: int, first_block: Words | int = 0
+    ) -> Tensor:
         values = np.zeros((size, dimensions), np.float32)
-        values[: len(keys)] = normals(keys, stream, dimensions)
+        values[: len(keys)] = normals(keys, stream, dimensions, first_block)
         return torch.from_numpy(values)
 
     def uniforms(self, keys: Keys, shape: tuple[int, ...], size: int) -> Tensor:

@@ -17,10 +17,10 @@ def _philox_kernel(keys, out, rows, blocks, dimensions, gaussian: tl.constexpr, 
     place = tl.program_id(0).to(tl.int64) * block_size + tl.arange(0, block_size)
     inside = place < rows.to(tl.int64) * blocks
     row, block = place // blocks, place % blocks
-    # Words (5, rows): seed low and high, index low, draw, and stream with the index's high bits.
+    # Words (6, rows): seed low and high, index low, draw, stream with the index's high bits, and the first block.
     k0 = tl.load(keys + row, mask=inside, other=0).to(tl.uint32)
     k1 = tl.load(keys + rows + row, mask=inside, other=0).to(tl.uint32)
-    c0 = block.to(tl.uint32)
+    c0 = (block + tl.load(keys + 5 * rows + row, mask=inside, other=0)).to(tl.uint32)
     c1 = tl.load(keys + 3 * rows + row, mask=inside, other=0).to(tl.uint32)
     c2 = tl.load(keys + 2 * rows + row, mask=inside, other=0).to(tl.uint32)
     c3 = tl.load(keys + 4 * rows + row, mask=inside, other=0).to(tl.uint32)
@@ -51,7 +51,7 @@ def _uniform(word):  # type: ignore[no-untyped-def]
 
 
 def fill(keys: Tensor, out: Tensor, *, gaussian: bool) -> None:
-    """Write uniforms (float64) or normals (float32) into `out`, (n, dimensions), from keys (5, n) int64.
+    """Write uniforms (float64) or normals (float32) into `out`, (n, dimensions), from keys (6, n) int64.
 
     Both tensors are on one device.
     """

@@ -119,7 +119,7 @@ def check_two_forms(model: Checked) -> None:
         raise Nonconforming("the terms of a path have an entropy that is known, and no conditional terms to check it")
     check_forms(bounds.elbo(draws.reconstruction, known))
     differs = np.abs(entropy - known.entropy) > _FORMS_TOLERANCE * (1 + np.abs(entropy))
-    if (row := _first(differs.any(axis=1))) is not None:
+    if (row := _first(differs[:, 0])) is not None:
         raise Nonconforming(f"the entropy of row {row} is not that of its conditional terms")
 
 
