@@ -45,7 +45,7 @@ from elbod.generators.terms import Conditional, PathTerms, summed
 _GAMMA_LIMIT = 20.0
 _MAX_LEVELS = 4096
 # The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
-_UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 50
+_UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
 # Of a belief about levels, the share of the training frequencies: no level is ever impossible.
 _FREQUENCY_SHARE = 0.05
 
