@@ -163,7 +163,7 @@ def test_the_profile_of_training_follows_the_terms() -> None:
     model.train()
     _objective(model, torch.full_like(x, math.nan), 14, 3)
     assert torch.equal(model.profile, before)
-    _objective(model, x, 350, 60)
+    _objective(model, x, 350, 150)
     q = model.encode(x.expand(20_000, -1))
     noise = level_noise(2, 20_000, 4)
     for level in range(1, 7):

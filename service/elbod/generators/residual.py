@@ -117,7 +117,8 @@ class ResidualUNet(nn.Module):
         for _ in channels[1:]:
             if min(sizes[-1]) < 2:
                 raise ValueError(
-                    f"images of {height} x {width} cannot be halved so often: channels has one entry a stage"
+                    f"images of {height} x {width} cannot be halved {len(channels) - 1} times: "
+                    "channels has one entry a stage"
                 )
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         time_width = 2 * channels[0]
