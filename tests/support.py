@@ -116,6 +116,13 @@ LADDER = Blueprint(
     event_shape=(8, 8),
     levels=17,
 )
+DIFFUSION = Blueprint(
+    family="diffusion",
+    spec={"num_levels": 4, "width": 16, "blocks": 1},
+    likelihood="discretized_logistic",
+    event_shape=(8, 8),
+    levels=17,
+)
 LABELS = Blueprint(
     family="cvae",
     spec={"latent_dim": 3, "hidden": [24]},

@@ -12,20 +12,22 @@ from elbod.engine.backends.cuda import packed
 from elbod.engine.backends.philox import fill
 from elbod.generators.noise import MAX_INDEX, MAX_SEED, Keys, Stream, normals, uniforms
 
-rows = st.tuples(st.integers(0, MAX_SEED - 1), st.integers(0, MAX_INDEX - 1), st.integers(0, 2**32 - 1))
+blocks = st.one_of(st.just(0), st.integers(0, 2**32 - 20))
+rows = st.tuples(st.integers(0, MAX_SEED - 1), st.integers(0, MAX_INDEX - 1), st.integers(0, 2**32 - 1), blocks)
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=9), st.integers(1, 30), st.sampled_from(list(Stream)))
 def agrees(found, dimensions, stream):
-    keys = Keys(*(np.array(column, np.uint64) for column in zip(*found)))
+    *columns, first = (np.array(column, np.uint64) for column in zip(*found))
+    keys = Keys(*columns)
     for streams in (stream, np.full(len(found), stream, np.uint64)):
-        words = torch.from_numpy(packed(keys, streams))
+        words = torch.from_numpy(packed(keys, streams, first))
         exact = torch.empty(len(found), dimensions, dtype=torch.float64)
         fill(words, exact, gaussian=False)
-        assert exact.numpy().tobytes() == uniforms(keys, stream, dimensions).tobytes()
+        assert exact.numpy().tobytes() == uniforms(keys, stream, dimensions, first).tobytes()
         gaussian = torch.empty(len(found), dimensions)
         fill(words, gaussian, gaussian=True)
-        assert gaussian.numpy().tobytes() == normals(keys, stream, dimensions).astype(np.float32).tobytes()
+        assert gaussian.numpy().tobytes() == normals(keys, stream, dimensions, first).astype(np.float32).tobytes()
 
 agrees()
 print("agrees")

@@ -146,7 +146,7 @@ def test_every_draw_has_the_weight_log_p_of_x(
     generator = checkpoint.load(checkpoint.blueprint_of(manifest), store.read(manifest.weights))
     x = torch.from_numpy(simulated[:20]).repeat_interleave(DRAWS, 0)
     noise = 3 * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = draw_terms(generator, generator.encode(x), x, noise, None)
+    drawn = draw_terms(generator, generator.encode(x), x, lambda _: noise)
     weights = (drawn.reconstruction - drawn.path.sampled.kl).numpy().reshape(20, DRAWS)
     exact = Truth.published(store, "rows").log_evidence(simulated[:20])
     np.testing.assert_allclose(weights, np.repeat(exact[:, None], DRAWS, 1), rtol=1e-9, atol=1e-8)

@@ -12,6 +12,7 @@ from elbod.generators.testing import GeneratorTests
 from tests.support import (
     BITS,
     CONVOLUTIONAL,
+    DIFFUSION,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
     LABELS,
@@ -36,6 +37,14 @@ BLUEPRINTS = {
     "cvae": LABELS,
     "convolutional_cvae": replace(LABELS, spec={**CONVOLUTIONAL.spec}),
     "ladder": LADDER,
+    "diffusion": DIFFUSION,
+    "diffusion_of_bits": replace(DIFFUSION, likelihood="bernoulli", levels=2),
+    "diffusion_of_numbers": replace(DIFFUSION, likelihood="gaussian", levels=None, event_shape=(5,)),
+    "diffusion_of_images": replace(
+        DIFFUSION,
+        spec={**DIFFUSION.spec, "network": "conv", "channels": [4, 6], "patch": 2, "schedule": "learned"},
+        likelihood="discretized_logistic_mixture",
+    ),
     "mixture": MIXTURE,
     "mixture_of_numbers": replace(MIXTURE, likelihood="gaussian", levels=None),
     **{

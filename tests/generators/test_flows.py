@@ -190,7 +190,7 @@ def test_weights_are_unbiased_for_the_evidence_of_a_tiny_model(change: dict[str,
     for x, log_evidence in zip(images[[1, 6]], evidence[[1, 6]], strict=True):
         q = generator.encode(x[None])
         repeated = generator.posterior({name: value.expand(n, -1) for name, value in q.parameters.items()})
-        drawn = draw_terms(generator, repeated, x.expand(n, 3), _normals(n, 2), None)
+        drawn = draw_terms(generator, repeated, x.expand(n, 3), lambda _: _normals(n, 2))
         log_weights = drawn.reconstruction - drawn.path.sampled.kl
         weights = (log_weights - log_evidence).exp()
         assert (weights.mean() - 1).abs() < 4 * weights.std() / n**0.5 + 1e-3

@@ -114,7 +114,7 @@ def test_temperature_scales_every_conditional() -> None:
 def test_the_training_objective_at_beta_one_is_a_draw_of_the_bound() -> None:
     ladder, x = _ladder(), _rows(5)
     noise = _noise(5, ladder)
-    drawn = draw_terms(ladder, ladder.encode(x), x, noise, None)
+    drawn = draw_terms(ladder, ladder.encode(x), x, lambda _: noise)
     assert drawn.path.conditional is not None
     kl = drawn.path.conditional.kl
     # The bound scores z as a float32, which is what callers see.

@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from elbod.generators.noise import MAX_INDEX, MAX_SEED, Floats, Keys, Stream, normals, philox_4x32_10, uniforms, words
+from elbod.generators.noise import (
+    MAX_INDEX,
+    MAX_SEED,
+    Floats,
+    Keys,
+    Stream,
+    blocks_of,
+    normals,
+    philox_4x32_10,
+    uniforms,
+    words,
+)
 
-Noise = Callable[[Keys, Stream, int], Floats]
+Noise = Callable[..., Floats]
 
 both = pytest.mark.parametrize("noise", [normals, uniforms])
 
@@ -78,6 +89,29 @@ def test_streams_have_the_numbers_of_the_contract() -> None:
         ("levels", 7),
         ("probe", 8),
     ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "first_block", "expected"),
+    [
+        (Stream.TRANSITION, 0, [0xEADF4497, 0x773CC3BB, 0xC0C98ABA, 0x28369663]),
+        (Stream.LEVELS, 0, [0x167F6A88, 0x2DE779BB, 0xF3F8968D, 0x8DFAF91E]),
+        (Stream.PROBE, 0, [0x1C5D45F8, 0x5A55E60F, 0x62978F61, 0x0DBE7DDC]),
+        (Stream.TRANSITION, 16, [0x7E676B8D, 0x621B05A5, 0xEE7CF198, 0x49C76C8B]),
+        (Stream.POSTERIOR, 512, [0x24FADD2A, 0x0AD51D0C, 0xC4D594A4, 0x718BE85F]),
+    ],
+)
+def test_the_streams_of_chains_have_known_words(stream: Stream, first_block: int, expected: list[int]) -> None:
+    """Seed 5, example 2^33 + 3, draw 7: the words never change, wherever a level begins."""
+    keys = Keys.of(5, [2**33 + 3], 7)
+    assert words(keys, stream, 4, first_block)[0].tolist() == expected
+    counter = (first_block, 7, 3, stream << 24 | 2)
+    assert list(_philox(counter, (5, 0))) == expected
+
+
+def test_levels_share_no_block() -> None:
+    """D numbers take ceil(D/4) blocks: level i begins at block i ceil(D/4)."""
+    assert [blocks_of(d) for d in (1, 4, 5, 64, 783, 784)] == [1, 1, 2, 16, 196, 196]
 
 
 @given(seeds, indices, draws, st.sampled_from(Stream), st.integers(1, 9))
@@ -149,6 +183,19 @@ def test_a_rows_noise_depends_on_its_own_key_only(
     for prefix in {1, dimensions, *map(int, rng.integers(1, dimensions + 1, 4))}:
         assert np.array_equal(noise(keys, stream, prefix), whole[:, :prefix])
         assert np.array_equal(noise(keys[slice(row, row + 1)], stream, prefix)[0], whole[row, :prefix])
+
+
+@both
+@given(keys=some_keys(), dimensions=st.integers(1, 40), stream=st.sampled_from(Stream), random=st.integers(0, 2**32))
+def test_a_level_is_drawn_alone_as_in_its_stream(
+    noise: Noise, keys: Keys, dimensions: int, stream: Stream, random: int
+) -> None:
+    """From block b of each row on, the noise is that of dimensions 4b ... of the whole stream."""
+    first = np.random.default_rng(random).integers(0, 9, len(keys)).astype(np.uint64)
+    whole = noise(keys, stream, dimensions + 4 * 8)
+    expected = [row[4 * int(b) : 4 * int(b) + dimensions] for row, b in zip(whole, first, strict=True)]
+    assert np.array_equal(noise(keys, stream, dimensions, first), expected)
+    assert np.array_equal(noise(keys, stream, dimensions, 3), whole[:, 12 : 12 + dimensions])
 
 
 @both

@@ -89,7 +89,7 @@ def test_the_bound_is_the_evidence_less_the_divergence_of_the_posteriors(image: 
     generator, grid, x = _tiny(), Grid.of(401), IMAGES[image]
     n = 40_000
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(image), dtype=torch.float64)
-    drawn = draw_terms(generator, _repeated(generator, x, n), x.expand(n, 2, 2), noise, None)
+    drawn = draw_terms(generator, _repeated(generator, x, n), x.expand(n, 2, 2), lambda _: noise)
     assert drawn.path.conditional is not None
     per_draw = drawn.reconstruction - drawn.path.conditional.kl
     q = _repeated(generator, x, len(grid.z))

@@ -71,7 +71,8 @@ def _check_kl_estimator(resident: Resident, drawn: Samples, label: NDArray[np.in
     generator = resident.generator
     x = torch.from_numpy(drawn.x.astype(row_dtype(generator))).to(backend.device)
     q = generator.encode(x, torch.from_numpy(label).to(backend.device) if generator.conditional else None)
-    if (mistake := mistaken_kl_estimator(generator, q, torch.from_numpy(drawn.z).to(backend.device))) is not None:
+    path = generator.latent_terms(q, torch.from_numpy(drawn.z).to(backend.device))
+    if (mistake := mistaken_kl_estimator(generator, q, path)) is not None:
         raise ModelFailure(mistake)
 
 

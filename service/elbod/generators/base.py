@@ -161,13 +161,18 @@ class Generator(nn.Module, ABC):
         raise NotImplementedError(f"family {self.blueprint.family!r} has no levels")
 
     def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
-        """p(x|z_0) of draws at level 0."""
+        """p(x|z_0) of draws at level 0; at any other level what the model believes of each element of x."""
         return self.decode(walk.z, label)
+
+    @property
+    def objective_noise_dimensions(self) -> int:
+        """How many standard normals a row of `objective` takes."""
+        return self.latent_dim
 
     def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
         """What training maximises, (n,): log p(x|z) - beta KL(q(z|x) || p(z)) with one reparameterized z a row.
 
-        `noise` (n, latent_dim) is standard normal. Not the reported bound, which has beta = 1.
+        `noise` (n, objective_noise_dimensions) is standard normal. Not the reported bound, which has beta = 1.
         """
         q, prior = self.encode(x, label), self.prior()
         z = q.draw(noise)
@@ -178,8 +183,12 @@ class Generator(nn.Module, ABC):
         """The importance-weighted bound as what training maximises, (n,): log 1/K sum over k of p(x, z_k)/q(z_k|x).
 
         `noise` (n, K, latent_dim) is standard normal. K = 1 is `objective` at beta 1 with a sampled KL (Burda, Grosse
-        and Salakhutdinov, "Importance weighted autoencoders", ICLR 2016).
+        and Salakhutdinov, "Importance weighted autoencoders", ICLR 2016). Families with `levels` have none.
         """
+        if self.levels:
+            raise NotImplementedError(
+                f"family {self.blueprint.family!r} has levels: its importance-weighted bound is not trained"
+            )
         n, draws, _ = noise.shape
         parameters = self.encode(x, label).parameters
         q = self.posterior({name: value.repeat_interleave(draws, 0) for name, value in parameters.items()})
@@ -195,15 +204,16 @@ class Generator(nn.Module, ABC):
         return None
 
 
-def mistaken_kl_estimator(generator: Generator, q: Posterior, z: Tensor) -> str | None:
-    """Why `kl_estimator` is not how the terms of the bound are known, at draws z of rows with q(z|x); None if it is.
+def mistaken_kl_estimator(generator: Generator, q: Posterior, path: PathTerms[Tensor]) -> str | None:
+    """Why `kl_estimator` is not how the terms of the bound are known, given those of draws of rows with q(z|x); None
+    if it is.
 
     What relies on it would look for terms that are not there, or call a closed form sampled.
     """
     actual: KlEstimator
     if generator.prior().closed_form(q.double()) is not None:
         actual, reason = "closed_form", "q(z|x) and p(z) have closed forms"
-    elif generator.latent_terms(q, z).conditional is not None:
+    elif path.conditional is not None and path.entropy is None:
         actual, reason = "conditional", "the terms have closed forms given the drawn groups"
     else:
         actual, reason = "monte_carlo", "q(z|x) or p(z) has no closed form"

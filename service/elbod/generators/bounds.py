@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elbod.generators.pareto import pareto_k
-from elbod.generators.terms import ClosedForm, Conditional, LatentTerms, Marginal, Sampled, Terms
+from elbod.generators.terms import ClosedForm, Conditional, KnownEntropy, LatentTerms, Marginal, Sampled, Terms
 
 Floats = NDArray[np.float64]
 
@@ -82,10 +82,13 @@ def log_weights(terms: Terms, count: int) -> Floats:
 
 def _latent(terms: Terms, samples: int) -> LatentTerms[Floats]:
     """All in closed form, all in closed form given the drawn groups, or all sampled: a mix would break the equality of
-    the two forms of the bound."""
+    the two forms of the bound. Where H[q] is known, log q and log p are sampled and their sum is split by it."""
     if (closed := terms.rows.latent) is not None:
         return ClosedForm(closed.kl[:, None], closed.log_prior[:, None], closed.entropy[:, None])
     path = terms.draws.path
+    if path.entropy is not None:
+        kl, entropy = path.sampled.kl[:, :samples], path.entropy[:, :samples]
+        return KnownEntropy(kl, -kl - entropy, entropy)
     if (given := path.conditional) is not None:
         return Conditional(given.kl[:, :samples], given.log_prior[:, :samples], given.entropy[:, :samples])
     return Sampled(path.sampled.log_prior[:, :samples], path.sampled.log_q[:, :samples])

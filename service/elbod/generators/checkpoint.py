@@ -185,7 +185,11 @@ def load(blueprint: Blueprint, weights: bytes) -> Generator:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InvalidCheckpoint(f"weights.{name} has a value that is not finite")
     generator = build(blueprint)
-    generator.load_state_dict(tensors)
+    try:
+        generator.load_state_dict(tensors)
+    except ValueError as error:
+        # What a family says of values that are none of a model's.
+        raise InvalidCheckpoint(f"weights of family {blueprint.family!r} cannot be used: {error}") from error
     return generator.eval().requires_grad_(False)
 
 

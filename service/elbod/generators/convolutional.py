@@ -6,10 +6,13 @@ normalised over a batch, so rows stay independent. Images are (n, c, h, w) insid
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+L = TypeVar("L", bound=nn.Module)
 
 
 def image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -54,7 +57,7 @@ def widened(values: Tensor) -> Tensor:
     return values.float() if values.dtype == torch.bfloat16 else values
 
 
-def silent(layer: nn.Conv2d) -> nn.Conv2d:
+def silent(layer: L) -> L:
     """The layer with weights of zero: what it adds to begins as if it were not there."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

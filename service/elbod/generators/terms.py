@@ -19,6 +19,7 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 A = TypeVar("A", Tensor, Floats)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,33 @@ class Marginal(Generic[A]):
     entropy: A
 
 
-LatentTerms = ClosedForm[A] | Conditional[A] | Sampled[A] | Marginal[A]
+@dataclass(frozen=True)
+class KnownEntropy(Generic[A]):
+    """kl = log q(z|x) - log p(z) of each draw, sampled, where H[q] is known and the same for every x.
+
+    log_prior = -kl - H: log p(z) plus the control variate -log q(z|x) - H, whose mean is zero. So both forms of the
+    bound have the variance of kl alone, which is far below that of log p(z).
+    """
+
+    kl: A
+    log_prior: A
+    entropy: A
+
+
+LatentTerms = ClosedForm[A] | Conditional[A] | Sampled[A] | Marginal[A] | KnownEntropy[A]
 
 
 @dataclass(frozen=True)
 class PathTerms(Generic[A]):
-    """What the latents of each draw contribute, summed over the passes that made them."""
+    """What the latents of each draw contribute, summed over the passes that made them.
+
+    `entropy` is H[q] where it is known and the same for every x; the bound is then of `sampled`, and `conditional`
+    checks it.
+    """
 
     sampled: Sampled[A]
     conditional: Conditional[A] | None = None
+    entropy: A | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,18 @@ class Terms:
     rows: RowTerms[Floats]
     draws: DrawTerms[Floats]
     label_log_prob: Floats | None = None
+
+
+def summed(by_element: T) -> T:
+    """Terms of each draw, (n,), from those by element, (n, d)."""
+    total: T = mapped(lambda values: values.sum(-1), by_element)
+    return total
+
+
+def added(one: T, other: T) -> T:
+    """Terms of two passes of each draw."""
+    total: T = mapped(lambda first, second: first + second, one, other)
+    return total
 
 
 def leaves(terms: Any) -> list[Any]:

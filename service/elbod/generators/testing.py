@@ -69,6 +69,9 @@ class GeneratorTests:
     def test_the_likelihood_is_normalised_and_that_of_its_draws(self, model: Checked) -> None:
         conformance.check_likelihood(model)
 
+    def test_noise_grows_and_beliefs_are_distributions_at_every_level(self, model: Checked) -> None:
+        conformance.check_levels(model)
+
     def test_kl_estimator_is_how_the_terms_are_known(self, model: Checked) -> None:
         conformance.check_kl_estimator(model)
 

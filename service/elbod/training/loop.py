@@ -318,7 +318,8 @@ class Loop:
         return values.mean() if self._group.size == 1 else values.sum() / rows
 
     def _noise(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, self._generator.latent_dim, generator=self._latent_noise, device=self._device)
+        dimensions = self._generator.objective_noise_dimensions
+        return torch.randn(*shape, dimensions, generator=self._latent_noise, device=self._device)
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast)

@@ -13,8 +13,8 @@ from torch import Tensor
 from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted
-from elbod.generators.evaluation import draw_terms, row_terms
-from elbod.generators.noise import Keys, Stream, normals
+from elbod.generators.evaluation import LevelNoise, draw_terms, row_terms
+from elbod.generators.noise import Keys, Stream, blocks_of, normals
 from elbod.generators.terms import DrawTerms, Terms, mapped
 
 # Rows times draws that are decoded at once: few enough for a core's cache.
@@ -116,13 +116,18 @@ def _block(generator: Generator, x: Tensor, label: Tensor | None, draws: _Draws)
         count = min(step, draws.count - first)
         index = np.arange(draws.first_index, draws.first_index + n)
         keys = Keys.of(draws.seed, np.repeat(index, count), np.tile(np.arange(first, first + count), n))
-        noise = torch.from_numpy(normals(keys, draws.stream, encoded.noise_dimensions)).to(x.device)
+        noise = _level_noise(keys, draws.stream, encoded.noise_dimensions, x.device)
         q = generator.posterior({name: value.repeat_interleave(count, 0) for name, value in encoded.parameters.items()})
         repeated = None if label is None else label.repeat_interleave(count, 0)
         drawn = draw_terms(generator, q, x.repeat_interleave(count, 0), noise, repeated)
         found.append(mapped(lambda value: _array(value).reshape(n, -1), drawn))
     all_draws: DrawTerms[Floats] = mapped(lambda *values: np.concatenate(values, axis=1), *found)
     return Terms(mapped(_array, row_terms(generator, x, encoded)), all_draws)
+
+
+def _level_noise(keys: Keys, stream: Stream, dimensions: int, device: torch.device) -> LevelNoise:
+    blocks = blocks_of(dimensions)
+    return lambda level: torch.from_numpy(normals(keys, stream, dimensions, level * blocks)).to(device)
 
 
 def _array(values: Tensor) -> Floats:

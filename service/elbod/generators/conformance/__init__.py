@@ -7,7 +7,7 @@ of them on a family under test.
 from collections.abc import Callable
 
 from elbod.generators.conformance.checked import Checked, Nonconforming
-from elbod.generators.conformance.likelihood import check_decoded, check_likelihood
+from elbod.generators.conformance.likelihood import check_decoded, check_levels, check_likelihood
 from elbod.generators.conformance.rows import (
     check_latents,
     check_posterior_is_stored,
@@ -37,6 +37,7 @@ __all__ = [
     "check_kl_estimator",
     "check_labels",
     "check_latents",
+    "check_levels",
     "check_likelihood",
     "check_outline",
     "check_posterior_is_stored",
@@ -55,6 +56,7 @@ PUBLICATION: tuple[Callable[[Checked], None], ...] = (
     check_posterior_is_stored,
     check_temperature,
     check_likelihood,
+    check_levels,
     check_kl_estimator,
     check_closed_forms,
     check_evidence,

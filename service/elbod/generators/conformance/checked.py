@@ -16,7 +16,7 @@ from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream, normals
 from elbod.generators.posteriors import Posterior
 from elbod.generators.priors import Prior
-from elbod.generators.terms import Conditional, DrawTerms, PathTerms, RowTerms, Sampled, mapped
+from elbod.generators.terms import Conditional, DrawTerms, PathTerms, RowTerms, Sampled, added
 
 # Rows that are tried, and the seed of their noise.
 _ROWS = 8
@@ -66,10 +66,10 @@ class Checked:
         return None if self.label is None else self.label.repeat_interleave(draws, 0)
 
     def noise(self, stream: Stream, dimensions: int, draws: int = 1) -> Tensor:
-        """Standard normals of every unit and pass, (n draws, 1 + levels, dimensions)."""
+        """Standard normals of every unit and level, (n draws, 1 + levels, dimensions)."""
         n, passes = len(self), 1 + self.generator.levels
         keys = Keys.of(_SEED, np.repeat(np.arange(n), draws), np.tile(np.arange(draws), n))
-        # Philox gives four dimensions a block, and no two passes share one.
+        # Philox gives four dimensions a block, and no two levels share one.
         aligned = dimensions + -dimensions % 4
         values = normals(keys, stream, passes * aligned).reshape(n * draws, passes, aligned)
         return torch.from_numpy(values[..., :dimensions].copy()).to(self.device)
@@ -111,16 +111,17 @@ class Checked:
         self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0, draws: int = 1
     ) -> tuple[Walk, PathTerms[Tensor] | None]:
         """`begin`, and `advance` until every unit is at level 0; the terms of all passes added up."""
-        walk, path = self.begin(q, noise[:, 0], temperature, draws)
-        for i in range(1, 1 + self.generator.levels):
+        levels = self.generator.levels
+        walk, path = self.begin(q, noise[:, levels], temperature, draws)
+        for below in reversed(range(levels)):
             before = walk.level
-            walk, more = self.advance(walk, q, noise[:, i], draws)
+            walk, more = self.advance(walk, q, noise[:, below], draws)
             assert before is not None
             assert walk.level is not None
             if (unit := first((walk.level >= before) & (before > 0))) is not None:
                 raise Nonconforming(f"advance leaves row {unit // draws} at level {int(walk.level[unit])}")
             if path is not None:
-                path = mapped(torch.add, path, more)
+                path = added(path, more)
         return walk, path
 
     def begin(
@@ -237,6 +238,8 @@ class Checked:
             for field in fields(Conditional):
                 value = getattr(path.conditional, field.name)
                 self.tensor(f"{what}: conditional {field.name}", value, (units,), torch.float64, draws)
+        if path.entropy is not None:
+            self.tensor(f"{what}: entropy", path.entropy, (units,), torch.float64, draws)
         return path
 
 

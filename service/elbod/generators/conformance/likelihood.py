@@ -1,10 +1,13 @@
 """p(x|z) is a distribution: it sums or integrates to one, and is that of its draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from elbod.generators.conformance.checked import Checked, Nonconforming, call
+from elbod.generators.chained import Chained
+from elbod.generators.conformance.checked import Checked, Nonconforming, call, first
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream, uniforms
 
@@ -35,6 +38,26 @@ def check_likelihood(model: Checked) -> None:
         _check_sums(model, latents, given)
     else:
         _check_integrals(model.decode(latents, given).double())
+
+
+def check_levels(model: Checked) -> None:
+    """Noise grows with the level, and what is believed of x at the top, the middle and level 0 is a distribution."""
+    generator = model.generator
+    if isinstance(generator, Chained):
+        log_snr = model.tensor("log_snr", generator.log_snr, (generator.levels + 1,), torch.float64)
+        if (level := first(log_snr.diff() >= 0)) is not None:
+            raise Nonconforming(f"log_snr does not fall from level {level} to level {level + 1}: gamma must ascend")
+    for level in sorted({0, generator.levels // 2, generator.levels}) if generator.levels else ():
+        walk = model.prior_draws()
+        assert walk.level is not None
+        observation = model.observe(replace(walk, level=torch.full_like(walk.level, level))).double()
+        if generator.likelihood.measure == "density":
+            _check_integrals(observation)
+            continue
+        total = observation.log_levels().exp().sum(-1)
+        for draw, wrong in enumerate(~((total - 1).abs() <= _SUM_TOLERANCE)):
+            what = f"the probabilities of all levels of x[{{place}}] of draw {draw} at level {level}"
+            _refuse_element(wrong, total[draw], f"{what} sum to {{value:.12g}}, not to 1")
 
 
 def check_decoded(model: Checked) -> None:

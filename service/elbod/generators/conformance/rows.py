@@ -40,6 +40,45 @@ def check_rows_stand_alone(model: Checked) -> None:
 
     for what, inputs, run in (("encode", len(model), encode), ("begin", len(model), begin), ("decode", len(z), decode)):
         _check_alone(what, inputs, run, model.device)
+    if model.generator.levels:
+        _check_passes_alone(model, q, noise)
+
+
+def _check_passes_alone(model: Checked, q: Posterior, noise: Tensor) -> None:
+    """A pass of a row at one level does not depend on rows at other levels: of q(z|x), and of p(z)."""
+    at = _mixed_levels(model, q, noise)
+
+    def advance(rows: Tensor) -> Tensor:
+        walk, path = model.generator.advance(
+            _walk(at, rows), _some(model, rows), noise[rows, 0], _at(model.label, rows)
+        )
+        return _flat(walk.z, *leaves(path))
+
+    def draw(rows: Tensor) -> Tensor:
+        walk, _ = model.generator.advance(_walk(at, rows), None, noise[rows, 0], _at(model.label, rows))
+        return _flat(walk.z)
+
+    for run in (advance, draw):
+        _check_alone("advance", len(model), run, model.device)
+
+
+def _mixed_levels(model: Checked, q: Posterior, noise: Tensor) -> Walk:
+    """Draws from q at the top, the middle and the last level but one: a third of the rows each."""
+    levels, found = model.generator.levels, []
+    walk, _ = model.begin(q, noise[:, levels])
+    for level in reversed(range(1, levels + 1)):
+        found.append(walk)
+        walk, _ = model.advance(walk, q, noise[:, level - 1])
+    places = torch.tensor([0, levels // 2, levels - 1], device=model.device)
+    which = places[torch.arange(len(model), device=model.device) % len(places)]
+    z = torch.stack([walk.z for walk in found])[which, torch.arange(len(model), device=model.device)]
+    return Walk(z, levels - which, levels - which - 1)
+
+
+def _walk(walk: Walk, at: Tensor) -> Walk:
+    assert walk.level is not None
+    assert walk.below is not None
+    return Walk(walk.z[at], walk.level[at], walk.below[at])
 
 
 def _some(model: Checked, at: Tensor) -> Posterior:
@@ -77,6 +116,10 @@ def check_latents(model: Checked) -> None:
     q, walk, path = model.draws(1)
     if model.generator.levels == 0:
         _check_same_terms(path, model.latent_terms(q, walk.z))
+    else:
+        top, begun = model.begin(q, model.noise(Stream.POSTERIOR, q.noise_dimensions)[:, -1])
+        assert begun is not None
+        _check_same_terms(PathTerms(begun.sampled), PathTerms(model.latent_terms(q, top.z).sampled))
     if (levels := model.generator.latent_levels) is not None:
         wrong = (walk.z != walk.z.round()) | (walk.z < 0) | (walk.z >= levels)
         if (row := first(wrong.any(1))) is not None:
@@ -106,7 +149,12 @@ def _check_same_likelihood(model: Checked, walk: Walk) -> None:
 
 
 def check_temperature(model: Checked) -> None:
-    """At temperature 0 a draw from q does not depend on its noise; one temperature a row is one for all."""
+    """At temperature 0 a draw from q does not depend on its noise; one temperature a row is one for all.
+
+    Families with levels take no temperature.
+    """
+    if model.generator.levels:
+        return
     q = model.encode()
     noise = model.noise(Stream.POSTERIOR, q.noise_dimensions)
     cold, other = (model.descend(q, n, 0.0)[0].z for n in (noise, -noise))

@@ -57,11 +57,13 @@ def check_gradients(model: Checked) -> None:
     generator = copy.deepcopy(model.generator).train().requires_grad_(True)
     noise = model.noise(Stream.POSTERIOR, model.encode().noise_dimensions, draws=2)[:, 0].float()
     n, weighted = len(model), "importance_objective"
+    given = model.noise(Stream.POSTERIOR, generator.objective_noise_dimensions)[:, 0].float()
     _check_gradient(
-        model, "objective", call("objective", generator.objective, model.x, noise[:n], 1.0, model.label), generator
+        model, "objective", call("objective", generator.objective, model.x, given, 1.0, model.label), generator
     )
-    objective = call(weighted, generator.importance_objective, model.x, noise.unflatten(0, (n, 2)), model.label)
-    _check_gradient(model, weighted, objective, generator)
+    if generator.levels == 0:
+        objective = call(weighted, generator.importance_objective, model.x, noise.unflatten(0, (n, 2)), model.label)
+        _check_gradient(model, weighted, objective, generator)
 
 
 def _check_gradient(model: Checked, what: str, objective: Tensor, generator: Generator) -> None:

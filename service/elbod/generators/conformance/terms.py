@@ -36,8 +36,8 @@ _SHOWN = {
 
 def check_kl_estimator(model: Checked) -> None:
     """`kl_estimator` is how the terms are known."""
-    q, walk, _ = model.draws(1)
-    if (mistake := call("latent_terms", mistaken_kl_estimator, model.generator, q, walk.z)) is not None:
+    q, _, path = model.draws(1)
+    if (mistake := call("closed_form of the prior", mistaken_kl_estimator, model.generator, q, path)) is not None:
         raise Nonconforming(mistake)
 
 
@@ -108,10 +108,19 @@ def _check_other_kl(model: Checked, kl: Tensor, per_dimension: Tensor | None) ->
 
 
 def check_two_forms(model: Checked) -> None:
-    """The ELBO of every row is finite and has one value in both forms."""
+    """The ELBO of every row is finite and has one value in both forms, with conditional terms too."""
     rows, drawn = model.row_terms(), model.draw_terms(3)
     draws: DrawTerms[bounds.Floats] = mapped(lambda value: _array(value).reshape(len(model), -1), drawn)
-    check_forms(bounds.bound(Terms(mapped(_array, rows), draws), 3))
+    terms = Terms(mapped(_array, rows), draws)
+    check_forms(bounds.bound(terms, 3))
+    if (entropy := draws.path.entropy) is None:
+        return
+    if (known := draws.path.conditional) is None:
+        raise Nonconforming("the terms of a path have an entropy that is known, and no conditional terms to check it")
+    check_forms(bounds.elbo(draws.reconstruction, known))
+    differs = np.abs(entropy - known.entropy) > _FORMS_TOLERANCE * (1 + np.abs(entropy))
+    if (row := _first(differs[:, 0])) is not None:
+        raise Nonconforming(f"the entropy of row {row} is not that of its conditional terms")
 
 
 def check_forms(found: Elbo) -> None:

@@ -33,6 +33,10 @@ class Observation(ABC):
         """log p(x|z), nats, (n,): the sum over elements."""
         return self.log_prob(x).flatten(1).sum(-1)
 
+    def log_levels(self) -> Tensor:
+        """log P(x_i = k|z) of every level k, nats, (n, *event_shape, levels); for levels, not for densities."""
+        raise NotImplementedError(f"{type(self).__name__} is a density: it has no levels")
+
     @abstractmethod
     def mean(self) -> Tensor:
         """E[x|z] in data units."""

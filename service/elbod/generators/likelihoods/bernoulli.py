@@ -23,6 +23,9 @@ class BernoulliObservation(Observation):
         # torch.distributions.Bernoulli's formula, which is exact on {0, 1} for every logit.
         return F.binary_cross_entropy_with_logits(self.logits, x.to(self.logits.dtype), reduction="none").neg_()
 
+    def log_levels(self) -> Tensor:
+        return torch.stack([F.logsigmoid(-self.logits), F.logsigmoid(self.logits)], -1)
+
     def mean(self) -> Tensor:
         return torch.sigmoid(self.logits)
 

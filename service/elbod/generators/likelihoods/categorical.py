@@ -22,6 +22,9 @@ class CategoricalObservation(Observation):
         level, _ = torch.broadcast_tensors(x.long().unsqueeze(-1), log_probabilities[..., :1])
         return torch.take_along_dim(log_probabilities, level, -1).squeeze(-1)
 
+    def log_levels(self) -> Tensor:
+        return torch.log_softmax(self.logits, -1)
+
     def mean(self) -> Tensor:
         levels = torch.arange(self.logits.shape[-1], dtype=self.logits.dtype, device=self.logits.device)
         return (torch.softmax(self.logits, -1) * levels).sum(-1)

@@ -46,6 +46,10 @@ class DiscretizedLogisticObservation(Observation):
         width = torch.where(not_top & not_bottom, torch.log(-torch.expm1(-inverse_scale)), zero)
         return upper + lower + width
 
+    def log_levels(self) -> Tensor:
+        each = DiscretizedLogisticObservation(self.location.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)
+        return each.log_prob(torch.arange(self.levels, device=self.location.device))
+
     def survival(self, k: Tensor) -> Tensor:
         """P(x > k) for levels k < levels-1."""
         return _survival(k, self.location, torch.exp(-self.log_scale))

@@ -28,6 +28,11 @@ class DiscretizedLogisticMixtureObservation(Observation):
         log_weights = torch.log_softmax(self.logits, -1)
         return torch.logsumexp(log_weights + self.components.log_prob(x.unsqueeze(-1)), -1)
 
+    def log_levels(self) -> Tensor:
+        # Of a component (n, *event_shape, M, levels).
+        log_weights = torch.log_softmax(self.logits, -1)
+        return torch.logsumexp(log_weights.unsqueeze(-1) + self.components.log_levels(), -2)
+
     def mean(self) -> Tensor:
         return (torch.softmax(self.logits, -1) * self.components.mean()).sum(-1)
 

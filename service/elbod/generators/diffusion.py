@@ -1,0 +1,419 @@
+"""`diffusion`: a chain of noisier and noisier latents with a fixed encoder, and a network that believes in less noise.
+
+    q(z_T|x), q(z_b|z_l, x)   fixed normals around f = (x - shift)/scale (`chain`)
+    p(z_T) = N(0, I),   p(z_b|z_l) = N(A z_l + F m, V + F^2 v)
+    p(x|z_0) = product over j of post_j(x_j | z_0)
+
+The network maps z_l and its level to a belief pi_j about each element, a likelihood like any other, and Bayes' rule
+with the element's own noisy value makes of it post_j, whose mean m and variance v are those of p (`belief`). The
+variance is per element, so a few dozen levels do what fixed variances need a thousand for (Sohl-Dickstein et al.,
+"Deep unsupervised learning using nonequilibrium thermodynamics", ICML 2015; Ho, Jain and Abbeel, "Denoising diffusion
+probabilistic models", NeurIPS 2020; Kingma et al., "Variational diffusion models", NeurIPS 2021; Bao et al.,
+"Analytic-DPM", ICLR 2022).
+
+    log p(x) >= E_q[log p(x|z_0)] - KL_T - sum over levels of E_q[KL(q(z_{l-1}|z_l, x) || p(z_{l-1}|z_l))]
+
+One draw is a whole path z_T ... z_0, scored by its sampled log weight; H[q] is the same number for every x. Every term
+is float64, at z as a float32, and separates over elements.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from elbod.generators import belief, chain
+from elbod.generators.base import Blueprint, Walk
+from elbod.generators.chain import Chain, conditional_terms, step_terms
+from elbod.generators.chained import Chained
+from elbod.generators.likelihoods import (
+    BernoulliObservation,
+    CategoricalObservation,
+    GaussianObservation,
+    Observation,
+)
+from elbod.generators.posteriors import DiagonalNormal, Posterior
+from elbod.generators.priors import StandardNormal
+from elbod.generators.residual import ResidualMLP, ResidualUNet
+from elbod.generators.strata import level_weights
+from elbod.generators.terms import Conditional, PathTerms, summed
+
+# Beyond them float32 latents are all noise or have none.
+_GAMMA_LIMIT = 20.0
+_MAX_LEVELS = 4096
+# The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
+_UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
+# Of a belief about levels, the share of the training frequencies: no level is ever impossible.
+_FREQUENCY_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSpec:
+    """`num_levels` T between log signal-to-noise ratios -gamma_min and -gamma_max, and the network.
+
+    `mlp` networks have `blocks` residual blocks of `width`; `conv` ones, over images, `blocks` a stage of `channels[i]`
+    channels, after blocks of `patch` x `patch` pixels became channels. `dropout` acts while training only.
+    `reverse_variance` `fixed` sets v = 0 in p(z_b|z_l), as the cited models have it: a far worse bound.
+    """
+
+    num_levels: int = 32
+    schedule: Literal["linear", "cosine", "learned"] = "linear"
+    gamma_min: float = -5.0
+    gamma_max: float = 5.0
+    network: Literal["mlp", "conv"] = "mlp"
+    width: int = 192
+    channels: tuple[int, ...] = (32,)
+    patch: int = 1
+    blocks: int = 3
+    dropout: float = 0.1
+    reverse_variance: Literal["belief", "fixed"] = "belief"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_levels <= _MAX_LEVELS:
+            raise ValueError(
+                f"num_levels must be 1 ... {_MAX_LEVELS}, got {self.num_levels}: without levels there is no diffusion"
+            )
+        if not -_GAMMA_LIMIT <= self.gamma_min < self.gamma_max <= _GAMMA_LIMIT:
+            raise ValueError(
+                f"gamma_min must be less than gamma_max, both within -{_GAMMA_LIMIT:g} ... {_GAMMA_LIMIT:g}, "
+                f"got {self.gamma_min} and {self.gamma_max}"
+            )
+        if not self.channels or min(self.width, self.patch, self.blocks, *self.channels) < 1:
+            raise ValueError(
+                f"sizes must be positive: width={self.width}, channels={self.channels}, patch={self.patch}, "
+                f"blocks={self.blocks}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class ChainPosterior(Posterior):
+    """q(z_0 ... z_T|x), fixed by f (n, D), float64: nothing of it is learned but gamma. Draws are of z_T."""
+
+    chain: Chain
+    f: Tensor
+    family: ClassVar[str] = "chain"
+    closed_form: ClassVar[bool] = False
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"f": self.f}
+
+    @property
+    def noise_dimensions(self) -> int:
+        """Of each level."""
+        return self.f.shape[-1]
+
+    def double(self) -> "ChainPosterior":
+        return self
+
+    def at(self, level: Tensor) -> DiagonalNormal:
+        """q(z_level|x) = N(a f, s^2 I) at a level a row, (n,)."""
+        return DiagonalNormal(
+            self.chain.signal(level) * self.f, self.chain.noise_variance(level).sqrt().expand_as(self.f)
+        )
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        return self.at(self._top).draw(noise, temperature)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.at(self._top).log_prob(z.double())
+
+    @property
+    def _top(self) -> Tensor:
+        return torch.full((len(self.f),), len(self.chain.gamma) - 1, device=self.f.device)
+
+
+@final
+class Diffusion(Chained):
+    family = "diffusion"
+    Spec = DiffusionSpec
+
+    shift: Tensor
+    scale: Tensor
+    gamma: Tensor
+    frequencies: Tensor
+    correction: Tensor
+    profile: Tensor
+
+    def __init__(self, blueprint: Blueprint, spec: DiffusionSpec) -> None:
+        super().__init__(blueprint, math.prod(blueprint.event_shape))
+        belief.check_closed(self.likelihood)
+        self.kl_estimator = "monte_carlo"
+        self.levels = spec.num_levels
+        self._blocks = -(-self.latent_dim // 4)
+        if (self.levels + 1) * self._blocks >= 2**32:
+            raise ValueError(f"{self.latent_dim} elements at {self.levels} levels need more noise than a draw has")
+        self._ends = spec.gamma_min, spec.gamma_max
+        self._fixed_variance = spec.reverse_variance == "fixed"
+        self.network = self._network(spec)
+        self.increments = nn.Parameter(torch.zeros(self.levels)) if spec.schedule == "learned" else None
+        make = chain.cosine if spec.schedule == "cosine" else chain.linear
+        self.register_buffer("gamma", make(*self._ends, self.levels))
+        zeros, ones = (make(self.event_shape, dtype=torch.float64) for make in (torch.zeros, torch.ones))
+        self.register_buffer("shift", zeros)
+        self.register_buffer("scale", ones)
+        if self.likelihood.levels is not None:
+            # log-frequencies in the training rows, and what makes them the belief of the untrained network.
+            table = torch.zeros(*self.event_shape, self.likelihood.levels)
+            self.register_buffer("frequencies", table - math.log(self.likelihood.levels))
+            self.register_buffer("correction", table.clone())
+        # Root mean squares of log p(x|z_0) and of the KL from each level 1 ... T: what levels are sampled by.
+        self.register_buffer("profile", torch.ones(self.levels + 1, dtype=torch.float64))
+
+    def _network(self, spec: DiffusionSpec) -> nn.Module:
+        parameters = self.likelihood.parameters
+        if spec.network == "conv":
+            return ResidualUNet(self.event_shape, spec.channels, spec.patch, spec.blocks, parameters, spec.dropout)
+        return ResidualMLP(self.latent_dim, spec.width, spec.blocks, self.latent_dim * parameters, spec.dropout)
+
+    @classmethod
+    def build(cls, blueprint: Blueprint, spec: DiffusionSpec) -> Self:
+        return cls(blueprint, spec)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
+        """The untrained model is that of independent elements, with their frequencies in the training rows."""
+        shift, scale = self.likelihood.standardization(x)
+        self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
+        if self.likelihood.levels is None:
+            return
+        self.frequencies = _log_frequencies(x, self.likelihood.levels)
+        z = torch.zeros(1, self.latent_dim, device=self.shift.device)
+        silent = self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device))
+        made = self.likelihood.observe(silent, self.shift, self.scale).double().log_levels()[0]
+        self.correction = (self.frequencies - made).float()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Raises ValueError unless gamma ascends within its limits."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        _check_gamma(self.gamma)
+        return found
+
+    def prepare(self) -> None:
+        if self.increments is not None:
+            with torch.no_grad():
+                self.gamma.copy_(chain.learned(*self._ends, self.increments))
+
+    @property
+    def latent_structure(self) -> str:
+        return f"{self.latent_dim} numbers at each of {self.levels + 1} levels of noise, drawn one after the other"
+
+    @property
+    def log_snr(self) -> Tensor:
+        return -self.gamma
+
+    @property
+    def entropy(self) -> Tensor:
+        return self.chain.entropy(self.latent_dim)
+
+    def first_kl(self, q: Posterior) -> Tensor:
+        assert isinstance(q, ChainPosterior)
+        return q.chain.first_conditional(q.f).kl.sum(-1)
+
+    @property
+    def level_weights(self) -> Tensor:
+        return torch.from_numpy(level_weights(self.profile[1:].cpu().numpy()))
+
+    def keep_profile(self, reconstruction: Tensor, kl: Tensor) -> None:
+        terms = torch.cat([reconstruction[:, None], kl], 1).double()
+        self.profile.copy_((terms**2).mean(0).sqrt())
+
+    @property
+    def chain(self) -> Chain:
+        if self.training and self.increments is not None:
+            return Chain(chain.learned(*self._ends, self.increments))
+        return Chain(self.gamma)
+
+    def encode(self, x: Tensor, label: Tensor | None = None) -> ChainPosterior:
+        # Bytes are cast before they are subtracted from.
+        return ChainPosterior(self.chain, ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1))
+
+    def posterior(self, parameters: Mapping[str, Tensor]) -> ChainPosterior:
+        return ChainPosterior(self.chain, parameters["f"])
+
+    def prior(self) -> StandardNormal:
+        """p(z_T)."""
+        return StandardNormal(self.latent_dim)
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
+        """p(x|z_0)."""
+        return self._believe(z, torch.zeros(len(z), dtype=torch.int64, device=z.device))
+
+    def begin(
+        self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        """z_T. A chain has no temperature: it is 1."""
+        if q is None:
+            return self._at_top(noise.float()), None
+        walk, path = self.begin_by_element(q, noise)
+        return walk, summed(path)
+
+    def begin_by_element(self, q: Posterior, noise: Tensor) -> tuple[Walk, PathTerms[Tensor]]:
+        assert isinstance(q, ChainPosterior)
+        walk = self._at_top(q.draw(noise).float())
+        return walk, q.chain.first_terms(walk.z.double(), q.f)
+
+    def advance(
+        self, walk: Walk, q: Posterior | None, noise: Tensor, label: Tensor | None = None
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        if q is not None:
+            after, path = self.advance_by_element(walk, q, noise, label)
+            return after, summed(path)
+        level, below = _places(walk)
+        step, (m, v) = self.chain.step(level, below), self.denoise(walk.z, level)
+        width = step.variance + step.pull**2 * v
+        z = step.mean(walk.z.double(), m) + width.sqrt() * noise
+        return _arrived(z, below), None
+
+    def advance_by_element(
+        self, walk: Walk, q: Posterior, noise: Tensor, label: Tensor | None = None
+    ) -> tuple[Walk, PathTerms[Tensor]]:
+        assert isinstance(q, ChainPosterior)
+        level, below = _places(walk)
+        after = self.descend(walk, q, noise)
+        m, v = self.denoise(walk.z, level)
+        step = q.chain.step(level, below)
+        return after, step_terms(step, walk.z.double(), after.z.double(), q.f, m, v)
+
+    def descend(self, walk: Walk, q: Posterior, noise: Tensor) -> Walk:
+        assert isinstance(q, ChainPosterior)
+        level, below = _places(walk)
+        step = q.chain.step(level, below)
+        return _arrived(step.mean(walk.z.double(), q.f) + step.variance.sqrt() * noise, below)
+
+    def marginal(self, q: Posterior, level: Tensor) -> DiagonalNormal:
+        assert isinstance(q, ChainPosterior)
+        return q.at(level)
+
+    def visit(self, q: Posterior, level: Tensor, noise: Tensor) -> Walk:
+        return _arrived(self.marginal(q, level).draw(noise), level)
+
+    def level_terms(self, walk: Walk, q: Posterior, label: Tensor | None = None) -> Conditional[Tensor]:
+        assert isinstance(q, ChainPosterior)
+        level, below = _places(walk)
+        m, v = self.denoise(walk.z, level)
+        return summed(conditional_terms(q.chain.step(level, below), q.f, m, v))
+
+    def follow(self, walk: Walk, label: Tensor | None = None) -> Walk:
+        """z_below = a_below m + s_below eps with z = a m + s eps: one deterministic step (Song, Meng and Ermon, "DDIM",
+        ICLR 2021). What it draws has no bound here."""
+        level, below = _places(walk)
+        m, _ = self.denoise(walk.z, level)
+        steps = self.chain
+        share = (steps.noise_variance(below) / steps.noise_variance(level)).sqrt()
+        return _arrived(steps.signal(below) * m + share * (walk.z.double() - steps.signal(level) * m), below)
+
+    def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
+        """p(x|z_0) of draws at level 0; post(x_j|z_l) of each element elsewhere, whose mean is E_post[x]."""
+        return self.decode(walk.z) if walk.level is None else self._believe(walk.z, walk.level)
+
+    def denoise(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
+        m, v = (each.flatten(1) for each in belief.moments(self._believe(z, level), self.shift, self.scale))
+        return m, torch.zeros_like(v) if self._fixed_variance else v
+
+    @property
+    def objective_noise_dimensions(self) -> int:
+        """One number that places the levels, and the noise of a latent."""
+        return 1 + self.latent_dim
+
+    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
+        """The bound at one level a row, (n,), in one pass; its mean over u is the bound of each row.
+
+        Row b has the level i of F^-1((u + b/n) mod 1): together the rows cover the levels evenly. Its term, r at level
+        0 and -KL_i above, is divided by the weight w_i that it has in F. In training mode the weights follow a running
+        mean of the terms' squares.
+        """
+        n, q = len(x), self.encode(x)
+        weights = self._training_weights()
+        u = torch.special.ndtr(noise[0, 0].double())
+        places = (u + torch.arange(n, device=x.device) / n) % 1
+        level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), places, right=True)
+        walk = self.visit(q, level, noise[:, 1:])
+        post = self._believe(walk.z, level)
+        # Rows at level 0 take a step as well, which does not count.
+        start = level.clamp(min=1)
+        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
+        step = q.chain.step(start, start - 1)
+        kl = conditional_terms(step, q.f, m, torch.zeros_like(v) if self._fixed_variance else v).kl.sum(-1)
+        terms = torch.where(level == 0, post.log_prob(x).flatten(1).sum(-1), -beta * kl)
+        if self.training:
+            self._follow_profile(level, terms.detach())
+        return terms / weights[level] - beta * self.first_kl(q)
+
+    def _training_weights(self) -> Tensor:
+        return (1 - _UNIFORM_SHARE) * self.profile / self.profile.sum() + _UNIFORM_SHARE / len(self.profile)
+
+    @torch.no_grad()
+    def _follow_profile(self, level: Tensor, terms: Tensor) -> None:
+        """An exponential mean of squares, that of a level forgetting with its own rows."""
+        zero = torch.zeros_like(self.profile)
+        rows = zero.index_add(0, level, torch.ones_like(terms))
+        mean = zero.index_add(0, level, terms**2) / rows.clamp(min=1)
+        weight = -torch.expm1(-rows / _PROFILE_ROWS)
+        squares = torch.lerp(self.profile**2, mean, weight)
+        # A step that is not finite changes nothing.
+        self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
+
+    def _believe(self, z: Tensor, level: Tensor) -> Observation:
+        """post_j(x_j|z_l) of every element, float64, (n, *event_shape)."""
+        rows = (len(z), *[1] * len(self.event_shape))
+        steps = self.chain
+        signal, variance = steps.signal(level).reshape(rows), steps.noise_variance(level).reshape(rows)
+        noisy = z.double().reshape(len(z), *self.event_shape)
+        return belief.posterior(self.belief(z, level), noisy, signal, variance, (self.shift, self.scale))
+
+    def belief(self, z: Tensor, level: Tensor) -> Observation:
+        """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used."""
+        said = self.likelihood.observe(self._outputs(z, level), self.shift, self.scale).double()
+        if isinstance(said, GaussianObservation):
+            return said
+        if isinstance(said, BernoulliObservation):
+            return BernoulliObservation(said.logits + self.correction[..., 1] - self.correction[..., 0])
+        corrected = torch.log_softmax(said.log_levels() + self.correction, -1)
+        floor = self.frequencies.double() + math.log(_FREQUENCY_SHARE)
+        return CategoricalObservation(torch.logaddexp(corrected + math.log1p(-_FREQUENCY_SHARE), floor))
+
+    def _outputs(self, z: Tensor, level: Tensor) -> Tensor:
+        gamma = self.chain.gamma
+        dtype = next(self.network.parameters(), gamma).dtype
+        t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
+        outputs: Tensor = self.network(z.to(dtype), t.to(dtype))
+        return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+
+    def _at_top(self, z: Tensor) -> Walk:
+        level = torch.full((len(z),), self.levels, device=z.device)
+        return Walk(z, level, level - 1)
+
+
+def _places(walk: Walk) -> tuple[Tensor, Tensor]:
+    assert walk.level is not None
+    assert walk.below is not None
+    return walk.level, walk.below
+
+
+def _arrived(z: Tensor, level: Tensor) -> Walk:
+    return Walk(z.float(), level, level - 1)
+
+
+def _log_frequencies(x: Tensor, levels: int) -> Tensor:
+    """log of each level's frequency in rows x (n, *event_shape), one count added to each; of bits, x may be P(1)."""
+    if levels == 2:
+        ones = x.double().sum(0)
+        counts = torch.stack([len(x) - ones, ones], -1)
+    else:
+        counts = torch.stack([(x == k).sum(0) for k in range(levels)], -1).double()
+    return torch.log((counts + 1) / (len(x) + levels)).float()
+
+
+def _check_gamma(gamma: Tensor) -> None:
+    if not (gamma.isfinite().all() and (gamma.diff() > 0).all() and (gamma.abs() <= _GAMMA_LIMIT).all()):
+        raise ValueError(
+            f"gamma must be finite and ascend from level 0 to level T within -{_GAMMA_LIMIT:g} ... {_GAMMA_LIMIT:g}: "
+            "the levels of noise are out of order"
+        )

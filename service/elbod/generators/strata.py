@@ -1,0 +1,44 @@
+"""Sampled levels: which levels a draw visits in place of all T, and how each counts.
+
+    i_b = F^-1((u + b)/B),  b = 0 ... B-1,     n_i = how many i_b are i,  E[n_i] = B w_i
+    k = KL_T + sum over i of n_i/(B w_i) KL_i
+
+F is the cumulative distribution of weights w over the levels 1 ... T, and u is uniform, one a draw: E[k] is KL_T plus
+the sum of all KL_i, for every row by itself and whatever w and B. A draw with all its strata is one block: its levels
+share u, so errors come from the spread over draws alone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+# The share of the weights that does not depend on the profile: no level is ever left out.
+UNIFORM_SHARE = 0.05
+
+
+def level_weights(profile: Floats) -> Floats:
+    """w (T,) of levels 1 ... T from the root mean squares of their KL: 95 % proportional, 5 % uniform."""
+    total = profile.sum()
+    proportional = profile / total if total > 0 else np.full(len(profile), 1 / len(profile))
+    mixed: Floats = (1 - UNIFORM_SHARE) * proportional + UNIFORM_SHARE / len(profile)
+    return mixed
+
+
+def multiplicities(u: Floats, weights: Floats, strata: int) -> Counts:
+    """n_i (n, T) of levels 1 ... T for u (n,) in (0, 1) and B strata; every row sums to B.
+
+    How many (u + b)/B lie below a bound c is ceil(B c - u), so no level is searched for.
+    """
+    bounds = np.cumsum(weights)
+    bounds /= bounds[-1]
+    reached = np.clip(np.ceil(strata * bounds - u[:, None]), 0, strata).astype(np.int64)
+    reached[:, -1] = strata
+    return np.diff(reached, axis=1, prepend=0)
+
+
+def factors(counts: Counts, weights: Floats) -> Floats:
+    """n_i/(B w_i), (n, T): what the KL of each level is multiplied by; zero for levels that are not visited."""
+    found: Floats = counts / (counts.sum(1, keepdims=True) * weights)
+    return found
