@@ -23,8 +23,7 @@ def x() -> np.ndarray:
 def columns(engine: Compute, job: Job, resident: Resident) -> dict[str, np.ndarray]:
     value = engine.submit(job, resident).result(60).value
     assert isinstance(value, Scores)
-    map_ = {} if value.reconstruction_map is None else {"reconstruction_map": value.reconstruction_map}
-    return dict(value.columns) | map_
+    return {**value.columns, **value.maps}
 
 
 def test_the_marginal_is_that_of_the_generator_computed_row_by_row(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from elbod.engine.jobs import PILOT_DRAWS, Array, Floats, Job
 from elbod.generators.base import KlEstimator
 from elbod.generators.likelihoods import Likelihood
@@ -22,14 +24,37 @@ def largest_up_to(stored: Mapping[int, Calibration], num_samples: int) -> Calibr
     return stored.get(max((s for s in stored if s <= num_samples), default=0))
 
 
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What is known of the levels 0 ... T of a model whose draws take passes.
+
+    log_snr (T + 1,): log signal-to-noise ratio of each. weights (T,): by which levels 1 ... T are sampled.
+    entropy: H[q(z_0 ... z_T|x)] of the encoder, the same for every x.
+    """
+
+    log_snr: Floats
+    weights: Floats
+    entropy: float
+
+    @property
+    def count(self) -> int:
+        """T, the most passes of a draw."""
+        return len(self.weights)
+
+    @cached_property
+    def default(self) -> int:
+        """The level whose signal is as strong as its noise, or nearly: where z is shown unless asked otherwise."""
+        return int(np.argmin(np.abs(self.log_snr)))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ModelDescription:
     """A loaded version, described; `str()` is `name@version`.
 
-    `labels` names the classes of a conditional model. `latent_levels` is K where z is an integer 0 ... K-1. What begins
-    with `posterior_` describes q(z|x) beyond its row-wise parameters. `calibration`, of scores of log p(x), and
-    `given_label`, of a conditional model's scores of log p(x|y), have one entry for each S that was scored. Equal bytes
-    are promised among equal fingerprints, if the model is `reproducible`.
+    `labels` names the classes of a conditional model. `levels` is None where draws take one pass. `latent_levels` is K
+    where z is an integer 0 ... K-1. What begins with `posterior_` describes q(z|x) beyond its row-wise parameters.
+    `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
+    entry for each S that was scored. Equal bytes are promised among equal fingerprints, if the model is `reproducible`.
     """
 
     name: str
@@ -42,6 +67,7 @@ class ModelDescription:
     labels: tuple[str, ...] | None
     binarization: str | None
     kl_estimator: KlEstimator
+    levels: Levels | None
     posterior_family: str
     posterior_closed_form: bool
     posterior_shared: Mapping[str, Array]
@@ -70,9 +96,12 @@ class ModelDescription:
     def calibration_for(self, job: Job) -> Calibration | None:
         """The calibration scores that a job's bounds are compared with: of the largest stored S' <= S.
 
-        None if there are none, or if the job's rows become binary in another way than the model's did.
+        None if there are none, if the job's rows become binary in another way than the model's did, or if its draws
+        take other passes.
         """
         if job.binarize not in (None, self.binarization):
+            return None
+        if self.levels is not None and (job.num_levels or job.num_steps not in (None, self.levels.count)):
             return None
         # With a target every row has at least the pilot's number of draws; all rows are compared alike.
         samples = job.num_samples if job.target_standard_error is None else min(PILOT_DRAWS, job.num_samples)

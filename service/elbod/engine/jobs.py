@@ -31,6 +31,10 @@ class Job:
     (rows, latent_dim) float32; `label` (rows,) int64, for conditional models. Where `marginal_labels` is C > 0 the
     score is that of log p(x), and every row is worked once for each of C labels. `num_samples` is S of /elbo, or the
     draws a row of /encode.
+
+    Of a model with levels, draws take `num_steps` passes (None: all T); z of requests and answers is that of `level`;
+    scores are of `num_levels` sampled levels (None: of whole paths); `trajectory` are the levels of the grid,
+    descending, at which E[x|z_level] is shown. `sampler`, `kl_per_level` and `bound_map` are as in the API.
     """
 
     verb: Verb
@@ -48,11 +52,23 @@ class Job:
     output: Literal["sample", "mean"] = "sample"
     binarize: Binarize | None = None
     reconstruction_map: bool = False
+    num_steps: int | None = None
+    level: int = 0
+    num_levels: int | None = None
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    kl_per_level: bool = False
+    bound_map: bool = False
+    trajectory: tuple[int, ...] = ()
 
     @property
     def draws(self) -> int:
         """Draws of z a row: those of the ELBO and of the importance-weighted bound are one stream."""
         return 1 if self.verb is Verb.SAMPLE else max(self.num_samples, self.num_importance_samples)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Columns with a number for every element."""
+        return tuple(name for name in ("reconstruction_map", "bound_map") if getattr(self, name))
 
     @property
     def copies(self) -> int:
@@ -68,10 +84,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """x (n, *event_shape) in the training dtype, or its mean in float32; z (n, latent_dim) float32."""
+    """x (n, *event_shape) in the training dtype, or its mean in float32; z (n, latent_dim) float32.
+
+    The `trajectory`, (n, k, *event_shape) float32, is E[x|z_level] of the levels that the job asked to be shown.
+    """
 
     x: Array
     z: Array
+    trajectory: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +112,10 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The bound's parts by name, each (n,), scores in float64 nats; the map is (n, *event_shape) or None."""
+    """The bound's parts by name, each (n,), scores in float64 nats; the `maps` are (n, *event_shape)."""
 
     columns: Mapping[str, Array]
-    reconstruction_map: Floats | None
+    maps: Mapping[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)

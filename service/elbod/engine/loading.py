@@ -13,15 +13,16 @@ from safetensors.numpy import load as load_safetensors
 from elbod import __version__
 from elbod.engine.backends import EagerBackend, pin_thread
 from elbod.engine.backends.base import Backend
-from elbod.engine.description import Calibration, ModelDescription
+from elbod.engine.description import Calibration, Levels, ModelDescription
 from elbod.engine.jobs import Array
 from elbod.engine.programs import row_dtype
 from elbod.engine.selftest import SelfTest
 from elbod.errors import DamagedStore, ModelFailure
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
+from elbod.generators.chained import Chained
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL, InvalidCheckpoint, blueprint_of
-from elbod.generators.evaluation import row_terms
+from elbod.generators.evaluation import row_terms, score_at_mode
 from elbod.generators.terms import leaves
 from elbod_store import Manifest, ModelStore
 
@@ -66,7 +67,7 @@ class Resident:
     @property
     def levels(self) -> int:
         """Passes between p(z_T) and p(x|z_0)."""
-        return self.generator.levels
+        return 0 if self.description.levels is None else self.description.levels.count
 
 
 def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
@@ -104,6 +105,7 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         labels=generator.blueprint.labels,
         binarization=manifest.binarization,
         kl_estimator=generator.kl_estimator,
+        levels=_levels(generator),
         posterior_family=posterior.family,
         posterior_closed_form=posterior.closed_form,
         posterior_shared={name: value.cpu().numpy() for name, value in posterior.shared.items()},
@@ -128,6 +130,13 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
     if not proved.sizes:
         logger.warning("%s failed the self-test: bytes depend on what shares a batch (reproducible: false)", resident)
     return resident
+
+
+def _levels(generator: Generator) -> Levels | None:
+    if not isinstance(generator, Chained):
+        return None
+    log_snr, weights = (values.double().cpu().numpy() for values in (generator.log_snr, generator.level_weights))
+    return Levels(log_snr, weights, float(generator.entropy))
 
 
 def needed_bytes(manifest: Manifest) -> int:
@@ -198,7 +207,7 @@ def fingerprint(device: torch.device, sizes: tuple[int, ...]) -> str:
 
 
 def _check_reference(raw: bytes, generator: Generator, backend: Backend, size: int, manifest: Manifest) -> None:
-    """Score the held-out reference rows again with z at temperature 0 of q(z|x), which needs no noise."""
+    """Score the held-out reference rows again without noise."""
     tensors = parse_reference(raw, manifest)
     padded = np.zeros((size, *generator.event_shape), row_dtype(generator))
     label = np.zeros(size, np.int64)
@@ -226,8 +235,5 @@ def _check_reference(raw: bytes, generator: Generator, backend: Backend, size: i
 def _reconstruction_at_mode(generator: Generator, backend: Backend, x: Array, label: Array) -> Array:
     rows = torch.from_numpy(x).to(backend.device)
     labels = torch.from_numpy(label).to(backend.device) if generator.conditional else None
-    q = generator.encode(rows, labels)
-    zeros = torch.zeros(len(x), q.noise_dimensions, device=backend.device)
-    walk, _ = generator.begin(q, zeros, temperature=0.0)
-    found: Array = generator.observe(walk, labels).double().log_likelihood(rows).cpu().numpy()
+    found: Array = score_at_mode(generator, rows, labels).cpu().numpy()
     return found

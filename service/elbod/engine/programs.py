@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from elbod.generators.base import Generator, Walk
+from elbod.generators.chained import Chained
 from elbod.generators.evaluation import row_terms
-from elbod.generators.terms import DrawTerms, PathTerms, RowTerms
+from elbod.generators.posteriors import Posterior
+from elbod.generators.terms import DrawTerms, PathTerms, RowTerms, summed
 
 
 class Source(Enum):
@@ -32,10 +34,11 @@ class Source(Enum):
 
 
 class End(Enum):
-    """What a draw ends as: terms of the bound, log p(x|z) by element, latents with their terms, data or its mean; or as
-    a draw that is on its way."""
+    """What a draw ends as: terms of the bound, or these by element, latents with their terms, data or its mean; as a
+    draw that is on its way, or as the terms of the level where it stands."""
 
     WALK = auto()
+    LEVEL = auto()
     TERMS = auto()
     MAP = auto()
     LATENTS = auto()
@@ -43,32 +46,40 @@ class End(Enum):
     MEAN = auto()
 
 
+class Move(Enum):
+    """What a pass makes of a draw of a family with levels: the next level by p, or by q with the terms of both; the
+    next level by q alone; that of the deterministic sampler; or any level by q without the path to it."""
+
+    ADVANCE = auto()
+    DESCEND = auto()
+    FOLLOW = auto()
+    VISIT = auto()
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One of the constants below. `source` is None for the program that encodes rows.
-
-    A program that `advances` takes draws that are on their way one pass further, by p or by q as its source says.
-    """
+    """One of the constants below. `source` is None for the program that encodes rows; without a `move` a program begins
+    draws."""
 
     name: str
     source: Source | None = None
     ends: frozenset[End] = frozenset()
-    advances: bool = False
+    move: Move | None = None
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def reads_x(self) -> bool:
-        return not self.ends.isdisjoint({End.TERMS, End.MAP})
+        return End.WALK not in self.ends and not self.ends.isdisjoint({End.TERMS, End.MAP})
 
     @property
     def reads_z(self) -> bool:
-        return self.advances or self.source is Source.GIVEN
+        return self.source is Source.GIVEN or self.move not in (None, Move.VISIT)
 
     @property
     def reads_noise(self) -> bool:
-        return self.source is not Source.GIVEN
+        return self.source is not Source.GIVEN and self.move is not Move.FOLLOW
 
     @property
     def reads_temperature(self) -> bool:
@@ -80,8 +91,9 @@ class Program:
 
     @property
     def evaluates(self) -> bool:
-        """Whether it runs the network that turns latents into p(x|z), or into the level below: what a draw costs."""
-        return self.advances or End.WALK not in self.ends
+        """Whether it runs the network that turns latents into p(x|z) or into the level below: what a draw costs."""
+        handed_out = self.source is Source.GIVEN and self.ends == {End.LATENTS}
+        return self.move in (Move.ADVANCE, Move.FOLLOW) or not (End.WALK in self.ends or handed_out)
 
 
 ENCODE = Program("encode")
@@ -91,12 +103,19 @@ SCORE_ROWS = Program("score_rows", Source.ROWS, frozenset({End.TERMS}))
 SCORE_MAP = Program("score_map", Source.POSTERIOR, frozenset({End.TERMS, End.MAP}))
 DRAW = Program("draw", Source.POSTERIOR, frozenset({End.LATENTS}))
 # Draws of families with levels, which end as those from a given z do.
+_ON_ITS_WAY = frozenset({End.WALK})
 _BY_P_OR_Q = (Source.PRIOR, Source.POSTERIOR)
-BEGIN = {source: Program(f"begin_{source.name}".lower(), source, frozenset({End.WALK})) for source in _BY_P_OR_Q}
+BEGIN = {source: Program(f"begin_{source.name}".lower(), source, _ON_ITS_WAY) for source in _BY_P_OR_Q}
+BEGIN_MAP = Program("begin_map", Source.POSTERIOR, _ON_ITS_WAY | {End.MAP})
 ADVANCE = {
-    source: Program(f"advance_{source.name}".lower(), source, frozenset({End.WALK}), advances=True)
-    for source in _BY_P_OR_Q
+    source: Program(f"advance_{source.name}".lower(), source, _ON_ITS_WAY, Move.ADVANCE) for source in _BY_P_OR_Q
 }
+ADVANCE_MAP = Program("advance_map", Source.POSTERIOR, _ON_ITS_WAY | {End.MAP}, Move.ADVANCE)
+DESCEND = Program("descend", Source.POSTERIOR, _ON_ITS_WAY, Move.DESCEND)
+FOLLOW = Program("follow", Source.PRIOR, _ON_ITS_WAY, Move.FOLLOW)
+VISIT = Program("visit", Source.POSTERIOR, frozenset({End.LEVEL}), Move.VISIT)
+VISIT_BOTTOM = Program("visit_bottom", Source.POSTERIOR, _ON_ITS_WAY, Move.VISIT)
+LATENTS = Program("latents", Source.GIVEN, frozenset({End.LATENTS}))
 OBSERVE = Program("observe", Source.GIVEN, frozenset({End.TERMS}))
 OBSERVE_MAP = Program("observe_map", Source.GIVEN, frozenset({End.TERMS, End.MAP}))
 DATA = {
@@ -114,7 +133,16 @@ _PROOFS = (
     Program("proof_given", Source.GIVEN, _DATA),
 )
 # One pass at any level, not the chain: if every pass has equal bytes, so have all of them.
-_PROOFS_OF_PASSES = (*BEGIN.values(), *ADVANCE.values(), Program("proof_observed", Source.GIVEN, _DATA | _SCORED))
+_PROOFS_OF_PASSES = (
+    BEGIN[Source.PRIOR],
+    BEGIN_MAP,
+    ADVANCE[Source.PRIOR],
+    ADVANCE_MAP,
+    DESCEND,
+    FOLLOW,
+    VISIT,
+    Program("proof_observed", Source.GIVEN, _DATA | _SCORED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +185,7 @@ class Drawn:
     rows: RowTerms[Tensor] | None = None
     terms: DrawTerms[Tensor] | None = None
     reconstruction: Tensor | None = None
+    level_kl: Tensor | None = None
     elements: Tensor | None = None
     z: Tensor | None = None
     path: PathTerms[Tensor] | None = None
@@ -188,13 +217,15 @@ def draw(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
         encoded = encode(generator, inputs)
         scored = draw(generator, SCORE, replace(inputs, parameters=encoded.parameters))
         return replace(scored, rows=encoded.terms)
-    walk, path = (_advance if program.advances else _begin)(generator, program, inputs)
+    if program.move is not None:
+        return _moved(generator, program, inputs)
+    if End.WALK in program.ends:
+        return _begun(generator, program, inputs)
+    walk, path = _begin(generator, program, inputs)
     ends = program.ends
-    if ends == {End.WALK}:
-        return Drawn(z=walk.z, path=path, undefined=~walk.z.isfinite().all(1))
     latents = None if ends <= {End.TERMS, End.MAP} else walk.z
     if ends == {End.LATENTS}:
-        return Drawn(z=latents, path=path)
+        return Drawn(z=walk.z, path=path)
     observation = generator.observe(walk, inputs.label)
     exact = observation.double()
     terms = reconstruction = elements = sample = mean = undefined = None
@@ -229,17 +260,63 @@ def draw(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
     )
 
 
-def _advance(generator: Generator, program: Program, inputs: Inputs) -> tuple[Walk, PathTerms[Tensor] | None]:
-    assert inputs.z is not None
+def _begun(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
+    if End.MAP not in program.ends:
+        return _on_its_way(*_begin(generator, program, inputs))
+    assert isinstance(generator, Chained)
     assert inputs.noise is not None
+    walk, elements = generator.begin_by_element(generator.posterior(inputs.parameters), inputs.noise)
+    return _on_its_way(walk, summed(elements), elements)
+
+
+def _moved(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
+    """One pass of a family with levels."""
+    assert isinstance(generator, Chained)
     q = generator.posterior(inputs.parameters) if program.source is Source.POSTERIOR else None
-    return generator.advance(Walk(inputs.z, inputs.level, inputs.below), q, inputs.noise, inputs.label)
+    if program.move is Move.VISIT:
+        return _visited(generator, program, q, inputs)
+    assert inputs.z is not None
+    walk, label = Walk(inputs.z, inputs.level, inputs.below), inputs.label
+    if program.move is Move.FOLLOW:
+        return _on_its_way(generator.follow(walk, label))
+    assert inputs.noise is not None
+    if program.move is Move.DESCEND:
+        assert q is not None
+        return _on_its_way(generator.descend(walk, q, inputs.noise))
+    if End.MAP not in program.ends:
+        return _on_its_way(*generator.advance(walk, q, inputs.noise, label))
+    assert q is not None
+    after, elements = generator.advance_by_element(walk, q, inputs.noise, label)
+    return _on_its_way(after, summed(elements), elements)
+
+
+def _visited(generator: Chained, program: Program, q: Posterior | None, inputs: Inputs) -> Drawn:
+    assert q is not None
+    assert inputs.level is not None
+    assert inputs.noise is not None
+    walk = generator.visit(q, inputs.level, inputs.noise)
+    if End.WALK in program.ends:
+        return _on_its_way(walk)
+    terms = generator.level_terms(replace(walk, below=inputs.below), q, inputs.label)
+    return Drawn(level_kl=terms.kl, undefined=_undefined(walk))
+
+
+def _on_its_way(
+    walk: Walk, path: PathTerms[Tensor] | None = None, by_element: PathTerms[Tensor] | None = None
+) -> Drawn:
+    """The draws after a pass, what it contributes, and each element's share of that."""
+    elements = None if by_element is None else -by_element.sampled.kl
+    return Drawn(z=walk.z, path=path, elements=elements, undefined=_undefined(walk))
+
+
+def _undefined(walk: Walk) -> Tensor:
+    return ~walk.z.isfinite().all(1)
 
 
 def _begin(generator: Generator, program: Program, inputs: Inputs) -> tuple[Walk, PathTerms[Tensor] | None]:
     if program.source is Source.GIVEN:
         assert inputs.z is not None
-        return Walk(inputs.z), None
+        return Walk(inputs.z, inputs.level), None
     assert inputs.noise is not None
     q = generator.posterior(inputs.parameters) if program.source is Source.POSTERIOR else None
     return generator.begin(q, inputs.noise, inputs.temperature)

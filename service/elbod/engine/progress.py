@@ -9,31 +9,19 @@ model gets a turn between two passes.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
 from elbod.engine.loading import Resident
-from elbod.engine.programs import (
-    ADVANCE,
-    BEGIN,
-    DATA,
-    DRAW,
-    ENCODE,
-    OBSERVE,
-    OBSERVE_MAP,
-    SCORE,
-    SCORE_MAP,
-    SCORE_ROWS,
-    End,
-    Program,
-    Source,
-)
+from elbod.engine.passes import Keep, Passes, encodes, passes
+from elbod.engine.programs import ENCODE, Program
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, uniforms
+from elbod.generators.strata import multiplicities
 
 # Row-draws held at once by one job, and bytes of its rows in slots: a hierarchy's q(z|x) is whole images of features.
 CHUNK = 4096
@@ -44,14 +32,6 @@ _CHUNK_TILES = 2
 Counts = NDArray[np.int64]
 
 _NOWHERE: SlotNumbers = np.zeros(0, np.int64)
-
-
-class Pass(NamedTuple):
-    """What all draws of a chunk run next; they stand at `level`, and what is made of them at `below`."""
-
-    program: Program
-    level: int = 0
-    below: int = 0
 
 
 @dataclass(slots=True)
@@ -68,7 +48,7 @@ class Chunk:
     pilot: bool
     total: int = 0
     ends: Counts | None = None
-    passes: tuple[Pass, ...] = ()
+    passes: Passes = ()
     # The number of the pass that is next, and how many draws have taken it.
     at: int = 0
     drawn: int = 0
@@ -81,12 +61,17 @@ class Chunk:
     # Outputs of the draws so far, in order, one tuple of arrays a tile, and their type.
     pieces: list[tuple[Array, ...]] = field(default_factory=list)
     pieces_type: Any = None
-    map: Array | None = None
+    maps: dict[str, Array] = field(default_factory=dict)
     # Terms of the draws' passes so far, (total,) each, and the first level at which a draw's latents were no numbers.
     path: Any = None
     lost: dict[int, int] = field(default_factory=dict)
+    # The KL of each pass, (total, passes), the levels that each draw visits, (total, B), and what the answer shows.
+    profile: Array | None = None
+    visits: Counts | None = None
+    latents: Array | None = None
+    shown: list[Array | None] = field(default_factory=list)
 
-    def begin_draws(self, draws: int | Counts, passes: tuple[Pass, ...], slots: Slots, *, pilot: bool) -> None:
+    def begin_draws(self, draws: int | Counts, passes: Passes, slots: Slots, *, pilot: bool) -> None:
         """Draw equally many, or a number an item, from the beginning."""
         self.draws, self.passes, self.pilot = draws, passes, pilot
         if isinstance(draws, int):
@@ -96,10 +81,12 @@ class Chunk:
             self.total = int(self.ends[-1])
         self.unsettled += self.total * len(passes)
         self.at = self.drawn = 0
-        self.pieces, self.path = [], None
+        self.pieces, self.path, self.lost = [], None, {}
         self.end_walks(slots)
         if slots.walks is not None:
             self.walks = slots.walks.acquire(self.total)
+        last = max((one.number for one in passes if one.keep is Keep.SHOWN), default=-1)
+        self.shown = [None] * (last + 1)
 
     def end_walks(self, slots: Slots) -> None:
         """Give the slots of draws back."""
@@ -136,7 +123,6 @@ class Progress:
         "job",
         "kind",
         "passes",
-        "program",
         "resident",
         "results",
         "size",
@@ -146,11 +132,9 @@ class Progress:
 
     def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
         self.job, self.resident, self.deliver = job, resident, deliver
-        self.program = _program(job, resident.levels)
-        self.encodes = job.x is not None and self.program is not SCORE_ROWS
-        self.way = _passes(self.program, job, resident.levels)
+        self.way, self.encodes = passes(job, resident.levels), encodes(job, resident.levels)
         # What a draw costs, in evaluations of the network.
-        self.passes = job.row_draws * sum(one.program.evaluates for one in self.way)
+        self.passes = job.row_draws * max(1, sum(one.program.evaluates for one in self.way))
         self._rows_at_once = self._chunk_rows()
         in_slots = min(job.rows, self._rows_at_once) * self._slot_bytes
         self.size = work_bytes(job, resident.generator) + in_slots
@@ -161,7 +145,7 @@ class Progress:
         self.results: dict[str, Array] = {}
         # Chunks of jobs of one kind are reduced by the same formulas, row by row.
         counts = (job.num_samples, job.num_importance_samples, job.marginal_labels)
-        self.kind = (resident, self.program, *counts, job.label is None, job.binarize)
+        self.kind = (resident, self.way, *counts, job.label is None, job.binarize)
 
     @property
     def next_program(self) -> Program:
@@ -208,10 +192,11 @@ class Progress:
         self.chunk = chunk = Chunk(first, rows, numbers, encoded, 0, pilot=False, samples=job.num_samples)
         chunk.unsettled = len(numbers) - encoded
         pilot = job.target_standard_error is not None
-        way = _passes(SCORE, job, self.resident.levels) if pilot else self.way
+        way = passes(job, self.resident.levels, pilot=True) if pilot else self.way
         chunk.begin_draws(self._first_draws, way, slots, pilot=pilot)
-        if job.reconstruction_map:
-            chunk.map = np.zeros((len(numbers), *self.resident.generator.event_shape))
+        chunk.visits = self.visits(chunk)
+        for name in job.maps:
+            chunk.maps[name] = np.zeros((len(numbers), *self.resident.generator.event_shape))
         self._fill(chunk, slots)
 
     def _fill(self, chunk: Chunk, slots: Slots) -> None:
@@ -234,6 +219,19 @@ class Progress:
             slots.write("label", where, np.tile(np.arange(job.copies), chunk.rows), np.int64)
         if job.verb is Verb.SAMPLE:
             slots.write("temperature", where, np.full((len(chunk.slots), 1), job.temperature, np.float32), np.float32)
+
+    def visits(self, chunk: Chunk) -> Counts | None:
+        """The levels that each draw visits, (total, B), of a job that samples levels: u is the draw's own."""
+        strata, levels = self.job.num_levels, self.resident.description.levels
+        if strata is None or levels is None:
+            return None
+        items, draws = chunk.units(0, chunk.total)
+        index = np.uint64(self.job.first_index + chunk.first) + items.astype(np.uint64) // np.uint64(self.job.copies)
+        # Pilots have a u of their own.
+        u = uniforms(Keys.of(self.job.seed, index, draws), Stream.LEVELS, 2)[:, int(chunk.pilot)]
+        counts = multiplicities(u, levels.weights, strata)
+        visited = np.repeat(np.tile(np.arange(1, levels.count + 1), chunk.total), counts.ravel())
+        return visited.reshape(chunk.total, strata)
 
     def _binarized(self, at: slice) -> Array:
         job = self.job
@@ -260,39 +258,13 @@ class Progress:
         return "x" if self.job.x is not None else "z" if self.job.z is not None else None
 
 
-def _program(job: Job, levels: int) -> Program:
-    if job.verb is Verb.ELBO:
-        if job.reconstruction_map:
-            return SCORE_MAP
-        return SCORE if levels or job.draws > 1 or job.target_standard_error is not None else SCORE_ROWS
-    if job.verb is Verb.ENCODE:
-        return DRAW
-    source = Source.GIVEN if job.z is not None else Source.PRIOR if job.x is None else Source.POSTERIOR
-    return DATA[source, End.SAMPLE if job.output == "sample" else End.MEAN]
-
-
-def _passes(program: Program, job: Job, levels: int) -> tuple[Pass, ...]:
-    """What each draw runs, one after the other, to end as `program` ends it."""
-    if not levels:
-        return (Pass(program),)
-    source = program.source
-    assert source is not None
-    by = Source.PRIOR if source is Source.GIVEN else source
-    begin = () if source is Source.GIVEN else (Pass(BEGIN[by], levels, levels),)
-    downward = [Pass(ADVANCE[by], level, level - 1) for level in range(levels, 0, -1)]
-    if job.verb is Verb.SAMPLE:
-        last = DATA[Source.GIVEN, End.SAMPLE if job.output == "sample" else End.MEAN]
-    else:
-        last = OBSERVE_MAP if program is SCORE_MAP else OBSERVE
-    return (*begin, *downward, Pass(last))
-
-
 def work_bytes(job: Job, generator: Generator) -> int:
     """Memory that a job holds outside of slots while it is admitted: inputs, results, and one chunk of draws."""
     event_dims, latent_dim = generator.likelihood.event_dims, generator.latent_dim
     given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
     drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
-    mapped = (job.rows + min(job.rows * job.copies, CHUNK)) * event_dims * 8 if job.reconstruction_map else 0
-    columns = job.rows * 512
-    samples = job.rows * event_dims * 8 if job.verb == "sample" else 0
-    return given + drawn + mapped + columns + samples + min(job.row_draws, CHUNK) * (latent_dim * 8 + 64)
+    mapped = (job.rows + min(job.rows * job.copies, CHUNK)) * event_dims * 8 * len(job.maps)
+    columns = job.rows * (512 + 8 * generator.levels * job.kl_per_level)
+    samples = job.rows * event_dims * (8 + 4 * len(job.trajectory)) if job.verb == "sample" else 0
+    held = min(job.row_draws, CHUNK) * (latent_dim * 8 + 64 + 8 * generator.levels * job.kl_per_level)
+    return given + drawn + mapped + columns + samples + held

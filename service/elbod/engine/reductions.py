@@ -1,13 +1,15 @@
 """From the draws of complete chunks to one number a row: pure functions of arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
+from elbod.engine.jobs import PILOT_DRAWS, Array, Floats, Job, Verb
 from elbod.engine.loading import Resident
 from elbod.engine.progress import Chunk, Counts, Progress
 from elbod.engine.slots import Slots
@@ -21,7 +23,8 @@ from elbod.generators.bounds import (
     rank,
     sampled_bound,
 )
-from elbod.generators.terms import DrawTerms, RowTerms, Terms, mapped
+from elbod.generators.chained import Chained
+from elbod.generators.terms import Conditional, DrawTerms, PathTerms, RowTerms, Sampled, Terms, mapped
 
 Columns = dict[str, Array]
 
@@ -40,7 +43,8 @@ def reduced_together(complete: Sequence[Progress]) -> Iterator[list[Progress]]:
     for progress in complete:
         chunk = progress.chunk
         assert chunk is not None
-        small = chunk.map is None and isinstance(chunk.draws, int) and chunk.total <= _REDUCED_TOGETHER
+        few = isinstance(chunk.draws, int) and chunk.total <= _REDUCED_TOGETHER
+        small = few and not chunk.maps and chunk.profile is None
         groups.setdefault(progress.kind if small else id(progress), []).append(progress)
     yield from groups.values()
 
@@ -49,11 +53,13 @@ def reduce(group: Sequence[Progress], slots: Slots) -> Columns:
     """The columns of the chunks of jobs of one kind, one after the other."""
     first, chunks = group[0], [_chunk(progress) for progress in group]
     numbers = chunks[0].slots if len(chunks) == 1 else np.concatenate([chunk.slots for chunk in chunks])
-    drawn = _joined(chunks)
     job, resident = first.job, first.resident
+    drawn = _joined(chunks, resident)
     if job.verb is Verb.SAMPLE:
-        x = drawn.sample if job.output == "sample" else drawn.mean
-        return {"z": drawn.z, "x": x, "undefined": drawn.undefined}
+        return _sample_columns(drawn, chunks, job)
+    if job.verb is Verb.ENCODE and resident.levels:
+        parameters = slots.parameters(resident.row_shapes, numbers)
+        return _encode_columns_at_level(_latents(chunks), parameters, job, resident)
     if job.verb is Verb.ENCODE:
         return _encode_columns(drawn, numbers, slots, job, resident)
     rows = slots.row_terms(numbers) if drawn.rows is None else drawn.rows
@@ -65,17 +71,42 @@ def _chunk(progress: Progress) -> Chunk:
     return progress.chunk
 
 
-def _joined(chunks: Sequence[Chunk]) -> Any:
+def _joined(chunks: Sequence[Chunk], resident: Resident) -> Any:
     """`Drawn` of all draws of the chunks, in order, with arrays; None without draws."""
     pieces = [piece for chunk in chunks for piece in chunk.pieces]
     if not pieces:
         return None
     arrays = iter(pieces[0] if len(pieces) == 1 else [np.concatenate(values) for values in zip(*pieces, strict=True)])
     drawn = mapped(lambda _: next(arrays), chunks[0].pieces_type)
-    if chunks[0].path is None:
+    if drawn.reconstruction is None:
         return drawn
     path = mapped(lambda *parts: np.concatenate(parts), *[chunk.path for chunk in chunks])
+    if chunks[0].visits is not None:
+        path = _of_sampled_levels(path.conditional.kl, resident)
     return replace(drawn, terms=DrawTerms(drawn.reconstruction, path))
+
+
+def _of_sampled_levels(kl: Floats, resident: Resident) -> PathTerms[Floats]:
+    """Terms of draws that visited sampled levels: their KL is known given each level, H[q] is that of the chain."""
+    assert resident.description.levels is not None
+    entropy = np.full(len(kl), resident.description.levels.entropy)
+    return PathTerms(Sampled(-kl - entropy, -entropy), Conditional(kl, -kl - entropy, entropy))
+
+
+def _sample_columns(drawn: Any, chunks: Sequence[Chunk], job: Job) -> Columns:
+    columns = {"x": drawn.sample if job.output == "sample" else drawn.mean, "undefined": drawn.undefined}
+    latents = _latents(chunks)
+    columns["z"] = drawn.z if latents is None else latents
+    if job.trajectory:
+        shown = ([values for values in chunk.shown if values is not None] for chunk in chunks)
+        columns["trajectory"] = np.concatenate([np.stack(values, axis=1) for values in shown])
+    return columns
+
+
+def _latents(chunks: Sequence[Chunk]) -> Array | None:
+    """Latents that were kept on the way of draws."""
+    kept = [chunk.latents for chunk in chunks if chunk.latents is not None]
+    return np.concatenate(kept) if kept else None
 
 
 def _encode_columns(drawn: Any, numbers: Counts, slots: Slots, job: Job, resident: Resident) -> Columns:
@@ -102,6 +133,24 @@ def _encode_columns(drawn: Any, numbers: Counts, slots: Slots, job: Job, residen
     return columns
 
 
+@torch.inference_mode()
+def _encode_columns_at_level(
+    latents: Array | None, parameters: Mapping[str, Tensor], job: Job, resident: Resident
+) -> Columns:
+    """q(z_level|x) of rows, and draws of it. KL(q || p) is known at the last level alone."""
+    generator = resident.generator
+    assert isinstance(generator, Chained)
+    q = generator.posterior(parameters)
+    some = next(iter(parameters.values()))
+    at_level = generator.marginal(q, torch.full((len(some),), job.level, device=some.device))
+    columns: Columns = {f"posterior.{name}": value.cpu().numpy() for name, value in at_level.parameters.items()}
+    if job.level == resident.levels:
+        columns["kl"] = generator.first_kl(q).cpu().numpy()
+    if latents is not None:
+        columns["z"] = latents.reshape(-1, job.draws, latents.shape[-1])
+    return columns
+
+
 def needed_samples(progress: Progress, slots: Slots) -> Counts:
     """S of each row for a standard error of the job's target: max(64, 1.3 s0^2/target^2), at most `num_samples`.
 
@@ -110,7 +159,7 @@ def needed_samples(progress: Progress, slots: Slots) -> Counts:
     """
     job, chunk = progress.job, _chunk(progress)
     assert job.target_standard_error is not None
-    drawn, rows = _joined([chunk]), slots.row_terms(chunk.slots)
+    drawn, rows = _joined([chunk], progress.resident), slots.row_terms(chunk.slots)
     terms = _terms(drawn.terms, rows, PILOT_DRAWS, job, progress.resident)
     reconstruction, latent = sampled_bound(terms, PILOT_DRAWS)
     variance = (reconstruction - latent.kl).var(axis=1, ddof=1)
@@ -124,17 +173,13 @@ def needed_samples(progress: Progress, slots: Slots) -> Counts:
 def _elbo_columns(drawn: Any, rows: Any, chunk: Chunk, job: Job, resident: Resident) -> Columns:
     """The bound's columns; row i has contiguous draws, of which the first samples[i] make its ELBO."""
     draws, samples = chunk.draws, chunk.samples
-    mapped_rows = (
-        None
-        if chunk.map is None
-        else chunk.map
-        / np.repeat(samples, len(chunk.map) if isinstance(samples, int) else job.copies).reshape(
-            -1, *[1] * (chunk.map.ndim - 1)
-        )
-    )
+    profile, maps = chunk.profile, dict[str, Array]()
+    for name, total in chunk.maps.items():
+        counts = np.repeat(samples, len(total) if isinstance(samples, int) else job.copies)
+        maps[name] = total / counts.reshape(-1, *[1] * (total.ndim - 1))
     if isinstance(draws, int) or ((draws == draws[0]).all() and (samples == np.asarray(samples)[0]).all()):
         even = _Even(_first(samples), _first(draws), job, resident)
-        return even.columns(drawn.terms, rows, mapped_rows)
+        return even.columns(drawn.terms, rows, maps, profile)
     assert chunk.ends is not None
     assert not isinstance(samples, int)
     found, copies, begin = [], job.copies, 0
@@ -143,7 +188,8 @@ def _elbo_columns(drawn: Any, rows: Any, chunk: Chunk, job: Job, resident: Resid
         even = _Even(int(samples[row]), int(draws[of_row.start]), job, resident)
         terms = mapped(lambda values, at=slice(begin, end): values[at], drawn.terms)
         one = mapped(lambda values, at=of_row: values[at], rows)
-        found.append(even.columns(terms, one, None if mapped_rows is None else mapped_rows[of_row]))
+        own = {name: total[of_row] for name, total in maps.items()}
+        found.append(even.columns(terms, one, own, None if profile is None else profile[begin:end]))
         begin = end
     return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
@@ -171,7 +217,7 @@ class _Even:
     job: Job
     resident: Resident
 
-    def columns(self, draws: Any, rows: Any, elements: Array | None) -> Columns:
+    def columns(self, draws: Any, rows: Any, maps: Mapping[str, Array], profile: Array | None) -> Columns:
         job, likelihood = self.job, self.resident.generator.likelihood
         terms = _terms(draws, rows, self.draws, job, self.resident)
         found = bound(terms, self.samples)
@@ -191,12 +237,16 @@ class _Even:
         if job.target_standard_error is not None:
             columns["num_samples"] = np.full(len(found.elbo), self.samples)
             columns["target_met"] = found.standard_error <= job.target_standard_error
-        if elements is not None:
-            columns["reconstruction_map"] = self._map(terms, elements)
+        for name, elements in maps.items():
+            columns[name] = self._map(terms, elements)
+        if profile is not None:
+            passes = profile.reshape(-1, self.draws, profile.shape[1])[:, : self.samples]
+            # The last pass makes level 0.
+            columns["kl_per_level"] = passes.mean(axis=1)[:, ::-1]
         return columns
 
     def _map(self, terms: Terms, elements: Array) -> Array:
-        """E_q[log p(x_i|z)] (n, *event_shape), under a marginal the mean over p(y|x) of what each label gives."""
+        """Each element's share (n, *event_shape), under a marginal the mean over p(y|x) of what each label gives."""
         if terms.label_log_prob is not None:
             rho = label_draws(terms, self.samples).posterior()
             return mean_over_labels(rho, elements.reshape(*rho.shape, *elements.shape[1:]))

@@ -9,10 +9,10 @@ import numpy as np
 
 from elbod.engine.backends.base import Array, Backend, Fetched
 from elbod.engine.loading import Resident
-from elbod.engine.programs import ENCODE, Encoded, End, Inputs, Source, row_dtype
+from elbod.engine.programs import ENCODE, Encoded, End, Inputs, Move, Source, row_dtype
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.engine.work import Share, Work
-from elbod.generators.noise import Stream
+from elbod.generators.noise import Stream, blocks_of
 from elbod.generators.terms import leaves, mapped
 
 
@@ -106,19 +106,21 @@ class Runner:
                 inputs["z"] = slots.take("z", padded)
             else:
                 inputs["z"] = slots.walks.take("z", _padded(work.walks, size))
-        if program.advances:
-            inputs["level"], inputs["below"] = (
-                self.backend.tensor(_padded(_of_units(shares, name), size)) for name in ("level", "below")
-            )
+        if slots.walks is not None and (program.reads_z or program.move is not None):
+            level, below = (_padded(values, size) for values in _places(shares))
+            inputs["level"] = self.backend.tensor(level)
+            if program.move is not None:
+                inputs["below"] = self.backend.tensor(below)
         if program.source in (Source.POSTERIOR, Source.ROWS):
             dimensions, stream = resident.noise_dimensions, _streams(shares)
             if program.source is Source.POSTERIOR:
                 inputs["parameters"] = slots.parameters(resident.row_shapes, padded)
         else:
             dimensions = resident.generator.prior().noise_dimensions
-            stream = Stream.TRANSITION if program.advances else Stream.PRIOR
+            stream = Stream.PRIOR if program.move is None else Stream.TRANSITION
         if program.reads_noise:
-            inputs["noise"] = self.backend.normals(keys, stream, dimensions, size, _first_blocks(shares, dimensions))
+            blocks = _first_blocks(shares, dimensions)
+            inputs["noise"] = self.backend.normals(keys, stream, dimensions, size, blocks)
         if program.reads_u:
             inputs["u"] = self.backend.uniforms(keys, resident.generator.event_shape, size)
         if program.reads_temperature:
@@ -147,17 +149,19 @@ def _streams(shares: Sequence[Share]) -> Any:
     return np.repeat(streams, [len(share.slots) for share in shares]).astype(np.uint64)
 
 
-def _of_units(shares: Sequence[Share], name: str) -> Array:
-    """`level` or `below` of the pass of each unit of a tile, (n,)."""
-    return np.repeat([getattr(share.step, name) for share in shares], [len(share.slots) for share in shares])
+def _places(shares: Sequence[Share]) -> tuple[Array, Array]:
+    """The level of each unit of a tile, and the one below that its pass makes, (n,) each."""
+    found = [share.places() for share in shares]
+    return _joined([level for level, _ in found]), _joined([below for _, below in found])
 
 
 def _first_blocks(shares: Sequence[Share], dimensions: int) -> int | Array:
-    """The counter block at which the noise begins that makes a level, or that of each unit: a level's noise does not
-    depend on what is drawn at others, so any level can be drawn alone."""
-    below = [share.step.below for share in shares]
-    blocks = -(-dimensions // 4)
-    return below[0] * blocks if len(set(below)) == 1 else _of_units(shares, "below") * blocks
+    """The counter block at which the noise begins of the level that a pass makes, or that of each unit: a level's
+    noise does not depend on what is drawn at others, so any level can be drawn alone."""
+    made = {share.step.below for share in shares}
+    if len(made) == 1 and all(share.step.program.move is not Move.VISIT for share in shares):
+        return made.pop() * blocks_of(dimensions)
+    return (_joined([share.made() for share in shares]) * blocks_of(dimensions)).astype(np.uint64)
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -174,8 +174,8 @@ class SelfTest:
             temperature=self._tensor(np.ones((size, 1), np.float32)) if program.reads_temperature else 1.0,
             z=inputs.z if program.reads_z else None,
             u=backend.uniforms(_keys(order), self._generator.event_shape, size) if program.reads_u else None,
-            level=inputs.level if program.advances else None,
-            below=inputs.below if program.advances else None,
+            level=inputs.level if self._generator.levels and (program.reads_z or program.move) else None,
+            below=inputs.below if program.move else None,
         )
 
     def _outputs(self, order: Order, size: int) -> list[Array]:

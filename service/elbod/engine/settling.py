@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from elbod.engine.backends.base import Array
 from elbod.engine.jobs import Encodings, Result, Samples, Scores, Verb
-from elbod.engine.programs import Drawn, End
+from elbod.engine.passes import Keep
+from elbod.engine.programs import Drawn
 from elbod.engine.progress import Chunk, Progress
 from elbod.engine.reductions import Columns, finite_rows, needed_samples, reduce, reduced_together
 from elbod.engine.slots import Slots
@@ -47,42 +49,81 @@ def keep(work: Work, outputs: Sequence[Array], slots: Slots) -> list[Progress]:
             release(chunk, slots)
         else:
             if outputs:
-                piece = tuple(values[begin:end] for values in outputs)
-                keep_part = _keep_pass if End.WALK in work.program.ends else _keep_draws
-                keep_part(share, piece, slots.types[work.program])
+                _keep(share, tuple(values[begin:end] for values in outputs), slots.types[work.program])
             if not chunk.unsettled:
                 complete.append(share.progress)
         begin = end
     return complete
 
 
-def _keep_pass(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
-    """Add up what a pass of draws contributes, and note whose latents are no numbers any more."""
-    chunk, parts = share.chunk, iter(piece)
-    passed: Drawn = mapped(lambda _: next(parts), kind)
-    at = slice(share.start, share.start + len(share.slots))
-    if passed.path is not None:
+def _keep(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
+    """Keep what a pass gave for some of a chunk's draws: the arrays of a `Drawn` of that kind."""
+    chunk, step = share.chunk, share.step
+    if step.keep is Keep.DRAWS and not chunk.maps:
+        chunk.pieces.append(piece)
+        chunk.pieces_type = kind
+        return
+    arrays, at = iter(piece), slice(share.start, share.start + len(share.slots))
+    drawn: Any = mapped(lambda _: next(arrays), kind)
+    if step.keep is Keep.DRAWS:
+        _keep_draws(share, drawn)
+    elif step.keep is Keep.LATENTS:
+        chunk.latents = _filled(chunk.latents, chunk.total, at, drawn.z)
+    elif step.keep is Keep.SHOWN:
+        chunk.shown[step.number] = _filled(chunk.shown[step.number], chunk.total, at, drawn.mean)
+    else:
+        _keep_terms(share, drawn, at)
+
+
+def _filled(kept: Any, total: int, at: slice, values: Any) -> Array:
+    """The array of all draws of a chunk with those of some of them."""
+    filled: Array = np.empty((total, *values.shape[1:]), values.dtype) if kept is None else kept
+    filled[at] = values
+    return filled
+
+
+def _keep_terms(share: Share, drawn: Any, at: slice) -> None:
+    """Add up what passes contribute, and note whose latents are no numbers any more."""
+    chunk, step, levels = share.chunk, share.step, share.progress.resident.description.levels
+    if drawn.path is not None:
         if chunk.path is None:
-            chunk.path = mapped(lambda _: np.zeros(chunk.total), passed.path)
-        for total, values in zip(leaves(chunk.path), leaves(passed.path), strict=True):
+            chunk.path = mapped(lambda _: np.zeros(chunk.total), drawn.path)
+        for total, values in zip(leaves(chunk.path), leaves(drawn.path), strict=True):
             total[at] += values
-    assert passed.undefined is not None
-    for unit in np.flatnonzero(passed.undefined):
-        chunk.lost.setdefault(share.start + int(unit), share.step.below)
+        if share.progress.job.kl_per_level and not chunk.pilot:
+            if chunk.profile is None:
+                chunk.profile = np.empty((chunk.total, len(chunk.passes) - 1))
+            chunk.profile[at, chunk.passes.index(step)] = drawn.path.conditional.kl
+    if step.keep is Keep.VISIT:
+        assert levels is not None
+        assert chunk.visits is not None
+        # n_i/(B w_i) KL_i of a level that is visited n_i times, in as many parts.
+        weights = levels.weights[chunk.visits[at, step.number] - 1]
+        chunk.path.conditional.kl[at] += drawn.level_kl / (chunk.visits.shape[1] * weights)
+    _add_to_map(share, "bound_map", drawn.elements)
+    for unit in np.flatnonzero(drawn.undefined):
+        chunk.lost.setdefault(share.start + int(unit), int(share.made()[unit]))
 
 
-def _keep_draws(share: Share, piece: tuple[Array, ...], kind: Any) -> None:
+def _keep_draws(share: Share, drawn: Drawn) -> None:
+    """Draws with a number for every element, which are added up: a map a draw would not fit into memory."""
     chunk = share.chunk
-    if chunk.map is not None and not chunk.pilot:
-        # Added up draw by draw, since a map a draw would not fit into memory. It is the last output of its program.
-        *terms, elements = piece
-        items, draws = chunk.units(share.start, len(share.slots))
-        samples, copies = chunk.samples, share.progress.job.copies
-        counted = draws < (samples if isinstance(samples, int) else samples[items // copies])
-        np.add.at(chunk.map, items[counted], elements[counted])
-        piece, kind = tuple(terms), Drawn(terms=kind.terms, reconstruction=kind.reconstruction)
-    chunk.pieces.append(piece)
-    chunk.pieces_type = kind
+    for name in chunk.maps:
+        _add_to_map(share, name, drawn.elements)
+    drawn = replace(drawn, elements=None)
+    chunk.pieces.append(tuple(leaves(drawn)))
+    chunk.pieces_type = drawn
+
+
+def _add_to_map(share: Share, name: str, elements: Any) -> None:
+    chunk = share.chunk
+    if elements is None or name not in chunk.maps or chunk.pilot:
+        return
+    items, draws = chunk.units(share.start, len(share.slots))
+    samples, copies = chunk.samples, share.progress.job.copies
+    counted = draws < (samples if isinstance(samples, int) else samples[items // copies])
+    total = chunk.maps[name]
+    np.add.at(total, items[counted], elements[counted].reshape(-1, *total.shape[1:]))
 
 
 def settle(complete: Sequence[Progress], slots: Slots) -> list[tuple[Progress, Outcome | None]]:
@@ -104,6 +145,7 @@ def _end_pilot(progress: Progress, slots: Slots) -> Outcome | None:
         chunk.samples = samples = needed_samples(progress, slots)
         draws = np.repeat(np.maximum(samples, job.num_importance_samples), job.copies)
         chunk.begin_draws(draws, progress.way, slots, pilot=False)
+        chunk.visits = progress.visits(chunk)
     except BaseException as error:
         return failure(progress, _NO_ANSWER, error)
     return None
@@ -188,7 +230,7 @@ def _result(progress: Progress) -> Result:
     kept, now, job = progress.results, time.monotonic(), progress.job
     value: Samples | Encodings | Scores
     if job.verb is Verb.SAMPLE:
-        value = Samples(x=kept["x"], z=kept["z"])
+        value = Samples(x=kept["x"], z=kept["z"], trajectory=kept.get("trajectory"))
     elif job.verb is Verb.ENCODE:
         prefix = "posterior."
         value = Encodings(
@@ -200,7 +242,8 @@ def _result(progress: Progress) -> Result:
             log_q=kept.get("log_q"),
         )
     else:
-        value = Scores({n: v for n, v in kept.items() if n != "reconstruction_map"}, kept.get("reconstruction_map"))
+        maps = {name: kept[name] for name in job.maps}
+        value = Scores({name: values for name, values in kept.items() if name not in maps}, maps)
     started = now if progress.started is None else progress.started
     return Result(value, started - progress.admitted, now - started)
 

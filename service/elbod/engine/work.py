@@ -6,8 +6,9 @@ import numpy as np
 
 from elbod.engine.jobs import Stage
 from elbod.engine.loading import Resident
-from elbod.engine.programs import ENCODE, Program
-from elbod.engine.progress import Chunk, Counts, Pass, Progress
+from elbod.engine.passes import Keep, Pass
+from elbod.engine.programs import ENCODE, Move, Program
+from elbod.engine.progress import Chunk, Counts, Progress
 from elbod.engine.slots import SlotNumbers
 
 _ENCODING = Pass(ENCODE)
@@ -23,6 +24,19 @@ class Share(NamedTuple):
     slots: SlotNumbers
     draws: Counts
     step: Pass
+
+    def places(self) -> tuple[Counts, Counts]:
+        """The level at which each unit stands, and the one below that its pass makes."""
+        count, step = len(self.slots), self.step
+        if step.keep is Keep.VISIT and self.chunk.visits is not None:
+            level = self.chunk.visits[self.start : self.start + count, step.number]
+            return level, level - 1
+        return np.full(count, step.level), np.full(count, step.below)
+
+    def made(self) -> Counts:
+        """The level whose noise each unit draws: where a visit is, or what the pass makes."""
+        level, below = self.places()
+        return level if self.step.program.move is Move.VISIT else below
 
     def part(self, at: slice) -> "Share":
         """Some of the units."""

@@ -46,6 +46,21 @@ def draw_terms(
     return DrawTerms(generator.observe(walk, label).double().log_likelihood(x), path)
 
 
+def score_at_mode(generator: Generator, x: Tensor, label: Tensor | None = None) -> Tensor:
+    """log p(x|z), (n,), at temperature 0 of q(z|x); of families with levels log p(x|z_0) + log p - log q of the path
+    without noise.
+
+    It needs no random numbers, so that any machine can compare it with what was published.
+    """
+    q = generator.encode(x, label)
+    zeros = torch.zeros(len(x), q.noise_dimensions, device=x.device)
+    if generator.levels:
+        drawn = draw_terms(generator, q, x, lambda _: zeros, label)
+        return drawn.reconstruction - drawn.path.sampled.kl
+    walk, _ = generator.begin(q, zeros, temperature=0.0)
+    return generator.observe(walk, label).double().log_likelihood(x)
+
+
 def posterior_passes(
     generator: Generator, q: Posterior, noise: LevelNoise, label: Tensor | None = None, num_steps: int | None = None
 ) -> Iterator[tuple[Walk, PathTerms[Tensor]]]:

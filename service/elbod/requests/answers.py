@@ -68,7 +68,7 @@ def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescri
         **_calibration(job, model),
     }
     arrays = {name: found.get(name) for name in _ELBO}
-    arrays["reconstruction_map"] = scores.reconstruction_map
+    arrays |= scores.maps
     for name in columns.MAY_BE_UNDEFINED:
         values = arrays[name]
         # Mostly the first number decides.

@@ -15,6 +15,7 @@ from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Floats
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
+from elbod.generators.evaluation import score_at_mode
 from elbod.training.baseline import independent_elements
 from elbod.training.card import write_card
 from elbod.training.check import check_bounds, check_loadable, check_model
@@ -132,7 +133,7 @@ def reference_rows(generator: Generator, parts: Split, scores: Scores, recipe: R
     Those of a conditional model are scored given their labels.
 
     The metadata's `request` is the body of the /elbo request that gives these numbers again, up to the rounding of
-    another machine. `reconstruction_at_mode` is log p(x|z) at temperature 0 of q(z|x), which needs no noise.
+    another machine. `reconstruction_at_mode` is `evaluation.score_at_mode`, which needs no noise.
     """
     x = parts.test[:_REFERENCE_ROWS]
     rows = torch.from_numpy(x)
@@ -141,10 +142,7 @@ def reference_rows(generator: Generator, parts: Split, scores: Scores, recipe: R
     if (labels := conditions(generator, parts.labels, "test")[0]) is not None:
         tensors["label"] = labels[: len(x)].copy()
         label = torch.from_numpy(tensors["label"])
-    q = generator.encode(rows, label)
-    walk, _ = generator.begin(q, torch.zeros(len(rows), q.noise_dimensions), temperature=0.0)
-    at_mode = generator.observe(walk, label).double().log_likelihood(rows)
-    tensors["reconstruction_at_mode"] = at_mode.numpy()
+    tensors["reconstruction_at_mode"] = score_at_mode(generator, rows, label).numpy()
     columns: dict[str, Any] = asdict(scores.elbo)
     if scores.importance is not None:
         columns |= asdict(scores.importance)
