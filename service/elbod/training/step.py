@@ -116,6 +116,7 @@ class Step:
         self._weights: list[Tensor] = list(generator.parameters())
         self._averages: list[Tensor] = list(average.parameters())
         self._trained = [p for p in self._weights if p.requires_grad]
+        self._dtypes = {p.dtype for p in self._averages}
         # The fused kernels on a GPU read a learning rate in float32.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._rate, self._beta, self._blend = torch.zeros(3, dtype=dtype, device=device).unbind()
@@ -142,7 +143,8 @@ class Step:
         nn.utils.clip_grads_with_norm_(self._trained, self._recipe.clip_norm, norm)
         self._optimizer.found_inf = (~counts).float()
         self._optimizer.step()
-        blends: list[Tensor] = [(self._blend * counts).to(p.dtype) for p in self._averages]
+        blend = {dtype: (self._blend * counts).to(dtype) for dtype in self._dtypes}
+        blends: list[Tensor] = [blend[p.dtype] for p in self._averages]
         torch._foreach_lerp_(self._averages, self._weights, blends)
 
     def _objective(self, batch: Batch) -> Tensor:
