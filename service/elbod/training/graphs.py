@@ -18,7 +18,7 @@ _WARM_UPS = 3
 
 
 class CapturedStep:
-    """Takes the steps of a `Step`, captured once for each of the two objectives; eagerly where that fails.
+    """Takes the steps of a `Step`, captured once for each of the two objectives; after a capture that fails, eagerly.
 
     Noise and bits are drawn before a graph runs, and copied to where it reads them. Dropout draws inside of it, from
     torch's default generator, which every graph registers: a replay moves its state on as an eager step would. So on a
@@ -27,40 +27,41 @@ class CapturedStep:
 
     def __init__(self, step: Step, device: torch.device) -> None:
         self._step, self._device = step, device
-        self._captured: dict[bool, tuple[Batch, torch.cuda.CUDAGraph] | None] = {}
+        self._captured: dict[bool, tuple[Batch, torch.cuda.CUDAGraph]] = {}
+        self._failed = False
 
     def take(self, batch: Batch) -> None:
         kind = batch.is_importance_weighted
-        if kind not in self._captured:
-            self._captured[kind] = self._capture(batch)
-        if (captured := self._captured[kind]) is None:
+        if kind not in self._captured and not self._failed:
+            self._capture(kind, batch)
+        if self._failed:
             self._step.take(batch)
             return
-        inputs, graph = captured
+        inputs, graph = self._captured[kind]
         for kept, given in zip(_tensors(inputs), _tensors(batch), strict=True):
             kept.copy_(given)
         graph.replay()
 
-    def _capture(self, batch: Batch) -> tuple[Batch, torch.cuda.CUDAGraph] | None:
-        """The graph and its inputs, or None and a line in the log. Neither weights nor random states change."""
+    def _capture(self, kind: bool, batch: Batch) -> None:
+        """A graph and its inputs, or a line in the log. Neither weights nor random states change."""
         label = None if batch.label is None else batch.label.clone()
         inputs, graph = Batch(batch.x.clone(), batch.noise.clone(), label), torch.cuda.CUDAGraph()
         dropout = dropout_state(self._device)
         with torch.cuda.device(self._device):
             try:
                 self._record(graph, inputs)
+                self._captured[kind] = inputs, graph
             except RuntimeError as error:
                 # Code that waits for the device, or branches on its values, cannot be captured. What fails for another
                 # reason fails again eagerly.
-                cause = str(error).partition("\n")[0]
+                self._failed = True
+                cause = str(error.__context__ or error).partition("\n")[0]
                 logger.warning("training steps run without a CUDA graph: %s", cause)
                 # A broken capture leaves the default generator's state as if it were still captured; a copy's is not.
                 generator = torch.cuda.default_generators[torch.cuda.current_device()]
                 generator.graphsafe_set_state(generator.clone_state())
-                return None
             finally:
                 set_dropout_state(self._device, dropout)
-        return inputs, graph
 
     def _record(self, graph: torch.cuda.CUDAGraph, inputs: Batch) -> None:
         stream = torch.cuda.Stream()
