@@ -95,7 +95,7 @@ bench-ray: install-ray
 # The tests that need a GPU, and the engine next to its networks there; GPU_PYTHON has elbod and PyTorch for CUDA.
 GPU_PYTHON ?= $(BIN)/python
 gpu:
-	$(GPU_PYTHON) -m pytest -q tests/engine/test_cuda.py
+	$(GPU_PYTHON) -m pytest -q tests/engine/test_cuda.py tests/training/test_cuda.py
 	$(GPU_PYTHON) benchmarks/gpu.py
 
 # Breaks the mathematics in one place after the other: a test must fail for each.

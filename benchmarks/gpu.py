@@ -150,21 +150,23 @@ class Gpu:
 
     def measure_training(self) -> Section:
         columns = ("Fashion-MNIST", "eager steps/s", "captured steps/s", "seconds an epoch", "on the CPU")
-        section = Section("Training", columns)
+        section = Section(f"Training on random rows, {self.scale.rounds} rounds", columns)
         for title, name in TRAINED.items():
-            eager = eager_steps_per_second(name, self.device, self.scale.steps)
-            captured = captured_steps_per_second(name, self.device, self.scale.steps)
-            cpu = eager_steps_per_second(name, "cpu", self.scale.cpu_steps) if self.cuda else eager
-            epoch = EPOCH_STEPS / (captured or eager)
-            steps = "not built yet" if captured is None else number(captured)
-            section.rows.append((title, number(eager), steps, number(epoch), number(EPOCH_STEPS / cpu)))
-            what = f"training, {title}: captured or compiled step / eager"
-            if captured is None:
-                section.targets.append(Target(what, [], 2, missing="not built yet"))
-            else:
-                section.add(what, captured / eager, 2)
+            ways = {"eager": training(name, self.device, self.scale.steps, captures=False)}
             if self.cuda:
-                section.add(f"training, {title}: an epoch on the CPU / on the GPU", (captured or eager) / cpu, None)
+                ways["captured"] = training(name, self.device, self.scale.steps, captures=True)
+            found = interleave(self.scale.rounds, ways)
+            eager, captured = found["eager"], found.get("captured", [])
+            cpu = [training(name, "cpu", self.scale.cpu_steps, captures=False)()] if self.cuda else eager
+            gpu = captured or eager
+            epochs = [shown([EPOCH_STEPS / rate for rate in rates]) for rates in (gpu, cpu)]
+            section.rows.append((title, shown(eager), shown(captured), *epochs))
+            what = f"training, {title}: captured step / eager"
+            missing = "" if captured else "needs CUDA"
+            section.targets.append(Target(what, ratios(captured, eager), 2, missing=missing))
+            if self.cuda:
+                what = f"training, {title}: an epoch on the CPU / on the GPU"
+                section.add(what, [rate / cpu[0] for rate in gpu], None)
         return section
 
     def _open(self, name: str) -> AbstractContextManager[LoadedEngine]:
@@ -217,26 +219,25 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
-def eager_steps_per_second(name: str, device: str, steps: int) -> float:
-    """Of the trainer's loop on random rows, after an epoch that warms up; evaluations do not count."""
-    recipe = replace(recipes.recipe(name), epochs=2, evaluate_every=1)
+def training(name: str, device: str, steps: int, *, captures: bool) -> Callable[[], float]:
+    """The trainer's loop on random rows, warmed up by an epoch: steps a second of its next epoch, evaluations aside."""
+    recipe = replace(recipes.recipe(name), epochs=1_000, evaluate_every=1)
     torch.set_num_threads(recipe.threads)
-    n = steps * recipe.batch_size
-    grey = workload.random_rows(n, (28, 28), 256)
+    grey = workload.random_rows(steps * recipe.batch_size, (28, 28), 256)
     bits = workload.random_rows(2, (28, 28))
     model = checkpoint.build(workload.recipe_blueprint(name))
     model.initialize(torch.from_numpy(grey) / 255)
     loop = Loop(model, Split(grey, bits, bits, bits), recipe, 0, torch.device(device))
+    loop.captures = captures
     points = loop.points()
     next(points)
-    before, seconds = loop.steps, loop.seconds
-    next(points)
-    return (loop.steps - before) / (loop.seconds - seconds)
 
+    def rate() -> float:
+        before, seconds = loop.steps, loop.seconds
+        next(points)
+        return (loop.steps - before) / (loop.seconds - seconds)
 
-def captured_steps_per_second(name: str, device: str, steps: int) -> float | None:
-    """The same of a step that is captured or compiled; None as long as the trainer has none."""
-    return None
+    return rate
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import torch
 from elbod.generators import bounds, checkpoint
 from elbod.training import datasets, recipes
 from elbod.training.errors import Diverged
-from elbod.training.loop import Loop, draw_bits, random_generator
+from elbod.training.loop import Loop
+from elbod.training.randomness import draw_bits, random_generator
 from elbod.training.recipes import Recipe
 from elbod.training.scoring import score
 from elbod.training.worker import prepare

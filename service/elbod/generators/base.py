@@ -169,7 +169,7 @@ class Generator(nn.Module, ABC):
         """How many standard normals a row of `objective` takes."""
         return self.latent_dim
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None) -> Tensor:
         """What training maximises, (n,): log p(x|z) - beta KL(q(z|x) || p(z)) with one reparameterized z a row.
 
         `noise` (n, objective_noise_dimensions) is standard normal. Not the reported bound, which has beta = 1.

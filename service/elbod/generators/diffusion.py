@@ -322,7 +322,7 @@ class Diffusion(Chained):
         """One number that places the levels, and the noise of a latent."""
         return 1 + self.latent_dim
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None) -> Tensor:
         """The bound at one level a row, (n,), in one pass; its mean over u is the bound of each row.
 
         Row b has the level i of F^-1((u + b/n) mod 1): together the rows cover the levels evenly. Its term, r at level

@@ -331,7 +331,7 @@ class Ladder(Generator):
     def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
         return self.decode(walk.z) if walk.state is None else self._observe(walk.state)
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None) -> Tensor:
         def choose(at: slice, group: GroupDistribution) -> Tensor:
             return group.draw_posterior(noise[:, at], 1.0)
 

@@ -91,7 +91,7 @@ class Mixture(Generator):
     def log_evidence(self, x: Tensor) -> Tensor:
         return torch.logsumexp(self._log_likelihoods(x) + self.prior().log_probs, dim=-1)
 
-    def objective(self, x: Tensor, noise: Tensor, beta: float, label: Tensor | None = None) -> Tensor:
+    def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None) -> Tensor:
         """log p(x) itself: nothing needs to be drawn."""
         return self.log_evidence(x)
 

@@ -1,4 +1,4 @@
-"""The training loop: data in memory, one fused optimizer, one seed for everything.
+"""The training loop: data in memory, their order, schedules, pauses and evaluations around a step (`step`).
 
 The training objective is E_q[log p(x|z)] - beta KL(q(z|x) || p(z)) with a beta that may rise from 0 to 1, estimated
 with one draw; it goes by the name `objective`. What stops training, chooses weights and is reported is the real
@@ -10,31 +10,36 @@ so weights are then chosen by the held-out importance-weighted bound, of as many
 
 import contextlib
 import copy
-import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.training import schedules
 from elbod.training.datasets import Array
-from elbod.training.errors import CannotResume, Diverged
+from elbod.training.errors import CannotResume
+from elbod.training.graphs import CapturedStep
 from elbod.training.parallel import Group
 from elbod.training.pauses import NoPauses, Pause, Pauses
+from elbod.training.randomness import derive_seed, draw_bits, dropout_state, random_generator, set_dropout_state
 from elbod.training.recipes import Recipe
 from elbod.training.scoring import score
 from elbod.training.splits import Labels, Split
 from elbod.training.state import State, fill, prefixed
+from elbod.training.step import Batch, Step, Tally
 
 # Held-out rows keep their noise from one evaluation to the next, so that two of them differ by the weights alone.
 VALIDATION_SEED = 1
 _VALIDATION_SAMPLES = 4
+
+# Steps after which a GPU is waited for, so that training that cannot go on ends. A CPU has nothing to wait for.
+_CHECK_EVERY = {"cuda": 50, "cpu": 1}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,6 @@ class Loop:
         self.curve: list[Point] = []
         self.best_point: Point | None = None
         self.steps = 0
-        self.skipped_steps = 0
         self.seconds = 0.0
         self._train, self._validation = (torch.from_numpy(rows).to(device) for rows in (parts.train, parts.validation))
         self._train_labels, self._validation_labels = (
@@ -94,22 +98,30 @@ class Loop:
         self._best = {name: value.clone() for name, value in self._average.state_dict().items()}
         self._seed, self._device = seed, device
         self._evaluation_periods = [recipe.evaluate_every, *([also_every] if also_every else [])]
-        self._skipped_in_a_row = 0
         self._group = group or Group()
+        # Whether steps run as CUDA graphs, unless that is cleared before `points`. Processes that train together stay
+        # eager: they ask each other about pauses in every step, so the host waits for each of them anyway.
+        self.captures = device.type == "cuda" and self._group.size == 1
         # Where training is: the epoch, how many of its batches are done, and evaluations without a better bound.
         self._epoch, self._batch, self._waited = 1, 0, 0
-        self._objectives: list[Tensor] = []  # since the last evaluation
-        self._parameters = [p for p in self._generator.parameters() if p.requires_grad]
-        self._optimizer: torch.optim.Optimizer | None = None
-        if self._parameters:
-            self._optimizer = torch.optim.AdamW(
-                self._parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-            )
+        self._objectives: list[Tensor] = []  # since the last evaluation, on the CPU
+        rows = len(self._train)
+        self._rows = min(recipe.batch_size, rows)
+        # Steps of an epoch begin at these places of its order; a remainder smaller than a batch is left out.
+        self._starts = range(0, rows - self._rows + 1, self._rows)
+        self._tally = Tally(len(self._starts), recipe.max_skipped_in_a_row, device)
+        self._step: Step | None = None
+        if any(p.requires_grad for p in self._generator.parameters()):
+            self._step = Step(self._generator, self._average, recipe, self._group, self._tally, device)
         self._dropout: Tensor | None = None  # torch's own generator in the middle of an epoch that is resumed
         self._bit_noise = random_generator(seed, "binarization", device)
         self._shuffle = random_generator(seed, "permutation", torch.device("cpu"))
         self._before_permutation = self._shuffle.get_state()
         self._latent_noise = random_generator(seed, "noise", device)
+
+    @property
+    def skipped_steps(self) -> int:
+        return self._tally.skipped
 
     @property
     def steps_per_second(self) -> float:
@@ -129,19 +141,20 @@ class Loop:
 
     def points(self, pauses: Pauses | None = None) -> Iterator[Point]:
         """Train, yielding after every evaluation, until the epochs or the patience run out. Raises Diverged."""
-        if self._optimizer is None:
+        if self._step is None:
             # Families that are fitted in closed form are finished when they are initialized.
             yield self._evaluate(epoch=0, objective=None)
             return
         recipe, pauses = self.recipe, pauses or NoPauses()
+        take = CapturedStep(self._step, self._device).take if self.captures else self._step.take
         for epoch in range(self._epoch, recipe.epochs + 1):
             self._epoch = epoch
-            self._visit(self._optimizer, pauses)
+            self._visit(self._step, take, pauses)
             self._batch = 0
             if epoch != recipe.epochs and all(epoch % period for period in self._evaluation_periods):
                 continue
-            objectives = self._objectives
-            point = self._evaluate(epoch, float(torch.stack(objectives).mean()) if objectives else None)
+            objectives = torch.cat(self._objectives)
+            point = self._evaluate(epoch, float(objectives.mean()) if len(objectives) else None)
             self._objectives = []
             self._waited = 0 if point is self.best_point else self._waited + 1
             yield point
@@ -153,20 +166,19 @@ class Loop:
 
         Every process of a group has to take it; that of the first one is whole.
         """
-        assert self._optimizer is not None
+        assert self._step is not None
         tensors = {
             f"random/dropout/{rank}": state
-            for rank, state in enumerate(self._group.gather(_dropout_state(self._device)))
+            for rank, state in enumerate(self._group.gather(dropout_state(self._device)))
         }
         if not self._group.first:
             return State({}, {})
         for name, generator in self._generators.items():
             tensors[f"random/{name}"] = generator.get_state()
         tensors["random/permutation"] = self._before_permutation
-        if self._objectives:
-            tensors["objectives"] = torch.stack(self._objectives).cpu()
-        for index, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= prefixed(f"optimizer/{index}", moments)
+        self._objectives.append(self._tally.drain())
+        tensors["objectives"] = torch.cat(self._objectives)
+        tensors |= self._step.state()
         tensors |= prefixed("weights", self._generator.state_dict())
         tensors |= prefixed("average", self._average.state_dict())
         tensors |= prefixed("best", self._best)
@@ -179,7 +191,7 @@ class Loop:
                 "waited": self._waited,
                 "steps": self.steps,
                 "skipped_steps": self.skipped_steps,
-                "skipped_in_a_row": self._skipped_in_a_row,
+                "skipped_in_a_row": self._tally.in_a_row,
                 "seconds": self.seconds,
                 "curve": [asdict(point) for point in self.curve],
                 "best": best[0] if best else None,
@@ -189,7 +201,7 @@ class Loop:
     @torch.no_grad()
     def restore(self, state: State) -> None:
         """Go on from there; before `points`. Raises CannotResume if it is the state of another model."""
-        if self._optimizer is None:
+        if self._step is None:
             raise CannotResume(f"family {self._generator.blueprint.family!r} has no training state")
         try:
             self._restore_numbers(state)
@@ -202,127 +214,83 @@ class Loop:
         fill(self._generator.state_dict(), state.part("weights"), "weights")
         fill(self._average.state_dict(), state.part("average"), "average weights")
         fill(self._best, state.part("best"), "best weights")
-        moments = {
-            index: state.part(f"optimizer/{index}")
-            for index in range(len(self._parameters))
-            if f"optimizer/{index}/step" in state.tensors
-        }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._step.restore(state)
 
     def _restore_numbers(self, state: State) -> None:
         plain = state.plain
         self._epoch, self._batch, self._waited = plain["epoch"], plain["batch"], plain["waited"]
-        self.steps, self.skipped_steps = plain["steps"], plain["skipped_steps"]
-        self._skipped_in_a_row, self.seconds = plain["skipped_in_a_row"], plain["seconds"]
+        self.steps, self.seconds = plain["steps"], plain["seconds"]
+        self._tally.restore(plain["skipped_steps"], plain["skipped_in_a_row"])
         self.curve = [Point(**point) for point in plain["curve"]]
         self.best_point = None if plain["best"] is None else self.curve[plain["best"]]
         objectives = state.tensors.get("objectives")
-        self._objectives = [] if objectives is None else list(objectives.to(self._device).unbind())
+        self._objectives = [] if objectives is None else [objectives]
 
     @property
     def _generators(self) -> dict[str, torch.Generator]:
         return {"binarization": self._bit_noise, "noise": self._latent_noise}
 
-    def _visit(self, optimizer: torch.optim.Optimizer, pauses: Pauses) -> None:
-        """What is left of this epoch: the rows in a new order, but for a remainder smaller than a batch."""
+    def _visit(self, step: Step, take: Callable[[Batch], None], pauses: Pauses) -> None:
+        """What is left of this epoch: the rows in a new order."""
         started = time.perf_counter()
-        rows = len(self._train)
-        batch = min(self.recipe.batch_size, rows)
         self._before_permutation = self._shuffle.get_state()
-        order = torch.randperm(rows, generator=self._shuffle).to(self._device)
-        starts = range(0, rows - batch + 1, batch)
+        order = torch.randperm(len(self._train), generator=self._shuffle).to(self._device)
         # Dropout draws from torch's global generator: give it a seed of its own, and leave the caller's alone.
         devices = [self._device] if self._device.type == "cuda" else []
-        with _matmul_precision(self.recipe.matmul_precision), torch.random.fork_rng(devices=devices):
+        with _arithmetic(self.recipe.matmul_precision), torch.random.fork_rng(devices=devices):
             # Processes that train together drop different units.
             part = f"/{self._group.rank}" if self._group.rank else ""
             torch.manual_seed(derive_seed(self._seed, f"dropout/{self._epoch}{part}"))
             if self._dropout is not None:
-                _set_dropout_state(self._device, self._dropout)
+                set_dropout_state(self._device, self._dropout)
                 self._dropout = None
-            for start in starts[self._batch :]:
-                chosen = order[start : start + batch]
-                label = None if self._train_labels is None else self._train_labels[chosen]
-                wanted = pauses.wanted(start == starts[-1])
-                pause = self._step(self._train[chosen], label, optimizer, len(starts), wanted)
+            for start in self._starts[self._batch :]:
+                self._schedule(step)
+                wanted = pauses.wanted(start == self._starts[-1])
+                pause = self._take(take, self._batch_of(order[start : start + self._rows]), wanted)
                 self._batch += 1
+                if pause or self.steps % _CHECK_EVERY[self._device.type] == 0:
+                    step.check(self.steps)
                 if pause:
                     now = time.perf_counter()
                     self.seconds, started = self.seconds + now - started, now
                     pauses.pause(pause, self.state())
+        step.check(self.steps)
+        self._objectives.append(self._tally.drain())
         self.seconds += time.perf_counter() - started
 
-    def _step(
-        self, x: Tensor, label: Tensor | None, optimizer: torch.optim.Optimizer, per_epoch: int, wanted: Pause
-    ) -> Pause:
-        """One gradient step, which changes nothing if the objective or its gradient is not finite; what all want."""
-        recipe, t, parameters = self.recipe, self.steps, self._parameters
-        total = recipe.epochs * per_epoch
-        factor = schedules.learning_rate(t, total, round(recipe.warmup_epochs * per_epoch))
-        weighted = schedules.is_importance_weighted(t, total, round(recipe.importance_epochs * per_epoch))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
+    def _schedule(self, step: Step) -> None:
+        recipe, t, per_epoch = self.recipe, self.steps, len(self._starts)
+        factor = schedules.learning_rate(t, recipe.epochs * per_epoch, round(recipe.warmup_epochs * per_epoch))
+        step.schedule(
+            recipe.learning_rate * factor,
+            schedules.beta(t, round(recipe.kl_warmup_epochs * per_epoch)),
+            schedules.ema_decay(t, recipe.ema_decay),
+        )
+
+    def _batch_of(self, chosen: Tensor) -> Batch:
+        """These rows with their noise, as the next step's objective needs it."""
+        recipe, per_epoch = self.recipe, len(self._starts)
+        x = self._train[chosen]
         if recipe.binarization == "stochastic":
             x = draw_bits(x, self._bit_noise)
-        if weighted:
-            objective = self._importance_objective(x, label)
-        else:
-            objective = self._objective(x, label, schedules.beta(t, round(recipe.kl_warmup_epochs * per_epoch)))
-        optimizer.zero_grad()
-        (-objective).backward()
-        objective = objective.detach()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self._group.size > 1:
-            wishes = torch.tensor([wanted & Pause.SAVE, wanted & Pause.STOP], dtype=objective.dtype).to(self._device)
-            self._group.add_up([*gradients, objective, wishes])
-            save, stop = wishes.tolist()
-            wanted = (Pause.SAVE if save else Pause.NONE) | (Pause.STOP if stop else Pause.NONE)
-        norm = nn.utils.get_total_norm(gradients)
+        last = round(recipe.importance_epochs * per_epoch)
+        weighted = schedules.is_importance_weighted(self.steps, recipe.epochs * per_epoch, last)
+        generator = self._generator
+        draws = (recipe.importance_draws, generator.latent_dim) if weighted else (generator.objective_noise_dimensions,)
+        noise = torch.randn(len(x), *draws, generator=self._latent_noise, device=self._device)
+        return Batch(x, noise, None if self._train_labels is None else self._train_labels[chosen])
+
+    def _take(self, take: Callable[[Batch], None], batch: Batch, wanted: Pause) -> Pause:
+        """One step; what all processes want after it."""
         self.steps += 1
-        # One number, so that a GPU is waited for once.
-        if not math.isfinite(float(objective + norm)):
-            self.skipped_steps += 1
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= recipe.max_skipped_in_a_row:
-                raise Diverged(
-                    f"the objective or its gradient was not finite in {self._skipped_in_a_row} steps in a row, "
-                    f"up to step {self.steps}: try a smaller learning_rate (now {recipe.learning_rate:g})"
-                )
+        if self._group.size == 1:
+            take(batch)
             return wanted
-        self._skipped_in_a_row = 0
-        nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
-        optimizer.step()
-        weight = 1 - schedules.ema_decay(t, recipe.ema_decay)
-        averages: list[Tensor] = list(self._average.parameters())
-        torch._foreach_lerp_(averages, list(self._generator.parameters()), weight)
-        self._objectives.append(objective)
-        return wanted
-
-    def _objective(self, x: Tensor, label: Tensor | None, beta: float) -> Tensor:
-        """mean over rows of log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), nats a row."""
-        part = self._group.shard(len(x))
-        noise = self._noise(len(x))[part]
-        with self._autocast(x):
-            return self._mean(self._generator.objective(x[part], noise, beta, _at(label, part)), len(x))
-
-    def _importance_objective(self, x: Tensor, label: Tensor | None) -> Tensor:
-        """mean over rows of log 1/K sum over k of p(x, z_k)/q(z_k|x), nats a row."""
-        part = self._group.shard(len(x))
-        noise = self._noise(len(x), self.recipe.importance_draws)[part]
-        with self._autocast(x):
-            return self._mean(self._generator.importance_objective(x[part], noise, _at(label, part)), len(x))
-
-    def _mean(self, values: Tensor, rows: int) -> Tensor:
-        """This process's part of the mean over a whole batch: the parts of all add up to it."""
-        return values.mean() if self._group.size == 1 else values.sum() / rows
-
-    def _noise(self, *shape: int) -> Tensor:
-        dimensions = self._generator.objective_noise_dimensions
-        return torch.randn(*shape, dimensions, generator=self._latent_noise, device=self._device)
-
-    def _autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast)
+        wishes = torch.tensor([wanted & Pause.SAVE, wanted & Pause.STOP], dtype=torch.float32).to(self._device)
+        take(replace(batch, shared=(wishes,)))
+        save, stop = wishes.tolist()
+        return (Pause.SAVE if save else Pause.NONE) | (Pause.STOP if stop else Pause.NONE)
 
     def _evaluate(self, epoch: int, objective: float | None) -> Point:
         numbers = self._held_out(epoch) if self._group.first else ()
@@ -352,30 +320,18 @@ class Loop:
         return held_out.mean, held_out.standard_error, iwae
 
 
-def _at(labels: Tensor | None, part: slice) -> Tensor | None:
-    return None if labels is None else labels[part]
-
-
-def _dropout_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_dropout_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
-
-
 @contextlib.contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
-    """Torch's setting for the whole process, put back afterwards: bounds are evaluated in the caller's."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+def _arithmetic(matmul_precision: str) -> Iterator[None]:
+    """Torch's settings for the whole process, put back afterwards: bounds are evaluated in the caller's."""
+    precision, deterministic = torch.get_float32_matmul_precision(), torch.backends.cudnn.deterministic
+    torch.set_float32_matmul_precision(matmul_precision)
+    # Convolutions on a GPU may add up gradients in another order at every step, and no run would be another's.
+    torch.backends.cudnn.deterministic = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.deterministic = deterministic
 
 
 def conditions(generator: Generator, labels: Labels | None, *parts: str) -> list[Array | None]:
@@ -383,20 +339,3 @@ def conditions(generator: Generator, labels: Labels | None, *parts: str) -> list
     if not generator.conditional:
         return [None for _ in parts]
     return [getattr(labels, part) for part in parts]
-
-
-def draw_bits(x: Tensor, generator: torch.Generator) -> Tensor:
-    """b ~ Bernoulli(x/255) of bytes, exactly, or b ~ Bernoulli(x) of floats in [0, 1]."""
-    if x.dtype == torch.uint8:
-        # u uniform on 0 ... 254: P(u < x) = x/255, without a float.
-        return (torch.empty_like(x).random_(0, 255, generator=generator) < x).to(torch.uint8)
-    return torch.bernoulli(x, generator=generator)
-
-
-def derive_seed(seed: int, purpose: str) -> int:
-    """One seed for each purpose of a run, so that no two of them share their numbers."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]) >> 1
-
-
-def random_generator(seed: int, purpose: str, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derive_seed(seed, purpose))

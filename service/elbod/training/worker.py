@@ -20,12 +20,13 @@ from elbod.training.datasets import Dataset
 from elbod.training.errors import Diverged, InvalidDataset, InvalidRecipe, NotPromoted, RefusedModel
 from elbod.training.gate import best_alias, promote_if_not_worse
 from elbod.training.identity import Identity
-from elbod.training.loop import Loop, Point, conditions, derive_seed
+from elbod.training.loop import Loop, Point, conditions
 from elbod.training.metrics import headline
 from elbod.training.parallel import Group, join, launched
 from elbod.training.pauses import Signals
 from elbod.training.progress import Listener, Silence
 from elbod.training.publish import History, Material, make_draft
+from elbod.training.randomness import derive_seed
 from elbod.training.recipes import Recipe
 from elbod.training.run import Follower, Run, newest_unfinished, unfinished
 from elbod.training.splits import Labels, Split, fashion_split, split
