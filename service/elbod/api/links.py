@@ -31,7 +31,9 @@ class SampleLink(SampleRequest):
     label: int | None = Field(None, ge=0, lt=2**31, description="class number of a conditional model")
     format: Literal["json", "png"] = Field("json", description="png: one grid of pictures")
 
-    _integers = field_validator("seed", "first_index", "num_samples", "label", mode="before")(parameters.plain_integer)
+    _integers = field_validator(
+        "seed", "first_index", "num_samples", "label", "num_steps", "level", "trajectory_steps", mode="before"
+    )(parameters.plain_integer)
     _numbers = field_validator("temperature", mode="before")(parameters.plain_number)
 
 
@@ -83,6 +85,7 @@ def _etag(job: Job, model: ModelDescription, link: SampleLink) -> str:
     """A strong validator: everything that decides the bytes."""
     decides = [model.digest, model.name, model.version, model.fingerprint, PIL.__version__]
     decides += [job.seed, job.first_index, job.rows, job.temperature, job.output, link.label]
+    decides += [job.num_steps, job.level, job.sampler, job.trajectory]
     return f'"{hashlib.sha256(orjson.dumps([*decides, link.format, link.encoding])).hexdigest()[:32]}"'
 
 

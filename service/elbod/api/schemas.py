@@ -90,7 +90,21 @@ class _Response(BaseModel):
     reproducible: bool = Field(description="false: this model failed the self-test at load")
 
 
-SampleResponse = create_model("SampleResponse", __base__=_Response, **_fields(columns.SAMPLE))
+class Process(BaseModel):
+    """How the draws of a model with levels were made."""
+
+    sampler: Literal["ancestral", "ddim"]
+    num_steps: int
+    level: int = Field(description="that of z")
+    scored: bool = Field(description="/elbo with the same num_steps bounds log p(x) of what was drawn")
+
+
+class _Sampled(_Response):
+    process: Process | None = Field(description="null for models without levels")
+    trajectory_levels: list[int] | None = Field(description="of trajectory, descending; null unless included")
+
+
+SampleResponse = create_model("SampleResponse", __base__=_Sampled, **_fields(columns.SAMPLE))
 
 
 class _Posterior(BaseModel):
@@ -103,8 +117,15 @@ class _Posterior(BaseModel):
 PosteriorParameters = create_model(
     "PosteriorParameters", __base__=_Posterior, **_fields(columns.POSTERIOR, required=False)
 )
+
+
+class _Encoded(_Response):
+    level: int | None = Field(description="of z and posterior; null for models without levels")
+    log_snr: float | None = Field(description="log signal-to-noise ratio of the level")
+
+
 EncodeResponse = create_model(
-    "EncodeResponse", __base__=_Response, posterior=(PosteriorParameters, ...), **_fields(columns.ENCODE)
+    "EncodeResponse", __base__=_Encoded, posterior=(PosteriorParameters, ...), **_fields(columns.ENCODE)
 )
 
 
@@ -115,6 +136,13 @@ class Summary(BaseModel):
     standard_error: float | None = Field(description="sd over rows / sqrt(n); null for one row")
     monte_carlo_standard_error: float | None = Field(description="sqrt(sum of squared standard errors) / n")
     n: int
+
+
+class Estimator(BaseModel):
+    """What a draw of a model with levels is: a whole path, or `num_levels` sampled levels."""
+
+    kind: Literal["paths", "levels"]
+    num_levels: int | None
 
 
 class _Scored(_Response):
@@ -129,6 +157,9 @@ class _Scored(_Response):
         description="label: the score bounds log p(x|y) and may not be compared with log p(x)"
     )
     num_importance_samples: int
+    estimator: Estimator | None = Field(description="null for models without levels, as the next two")
+    num_steps: int | None = Field(description="of the model that was scored: other steps are another model")
+    passes: int | None = Field(description="evaluations of the network a draw")
     reference_num_samples: int | None = Field(description="draws a row that quantile and typicality compare")
     reference_size: int | None = Field(description="number of calibration rows")
     reference_reason: str | None = Field(description="why quantile and typicality are null")

@@ -6,6 +6,7 @@ The engine reads which numbers may be undefined, so the table lies where the num
 from dataclasses import dataclass
 
 _LATENT, _EVENT = "(n, latent_dim)", "(n, *event_shape)"
+_INCLUDED = "unless included"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Column:
 
 SAMPLE = (
     Column("x", 'x ~ p(x|z), or E[x|z] for output "mean"', "data units", None, _EVENT, "uint8, float32 or float64"),
-    Column("z", "the latents that x was decoded from", "", None, _LATENT, "float32"),
+    Column("z", "the latents that x was decoded from, of models with levels at `level`", "", None, _LATENT, "float32"),
+    Column("trajectory", "E[x|z] at trajectory_levels", "data units", _INCLUDED, "(n, k, *event_shape)", "float32"),
 )
 # Of the object `posterior`.
 POSTERIOR = (
@@ -70,7 +72,15 @@ ELBO = (
     Column("quantile", "of elbo among the model's calibration rows, in (0, 1]", "", _RANKED),
     Column("typicality", "conformal p-value of elbo: small is atypical", "", _RANKED),
     Column("target_met", "whether standard_error <= target_standard_error", "", _TARGET, dtype="bool"),
-    Column("reconstruction_map", "E_q[log p(x_i|z)] of every element", "nats", "unless included", _EVENT),
+    Column("reconstruction_map", "E_q[log p(x_i|z)] of every element", "nats", _INCLUDED, _EVENT),
+    Column("bound_map", "every element's share of elbo, which they add up to", "nats", _INCLUDED, _EVENT),
+    Column(
+        "kl_per_level",
+        "E[KL] of the pass that makes each level, the last one KL(q(z_T|x) || p)",
+        "nats",
+        _INCLUDED,
+        "(n, num_steps + 1)",
+    ),
     Column("num_samples", "S", "draws", dtype="int64", single=_TARGET),
 )
 

@@ -12,6 +12,7 @@ from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.generators.bounds import summarize
 
+_SAMPLE = tuple(column.name for column in columns.SAMPLE)
 _ELBO = tuple(column.name for column in columns.ELBO if column.single is None)
 
 
@@ -36,12 +37,31 @@ def answer_of(job: Job, result: Result, model: ModelDescription) -> Answer:
     if isinstance(value, Scores):
         return _scored(fields, job, value, model)
     if isinstance(value, Samples):
-        return Answer(fields, {"x": value.x, "z": value.z})
-    return _encoded(fields, value, model)
+        return Answer(fields | _process(job, model), {name: getattr(value, name) for name in _SAMPLE})
+    return _encoded(fields, job, value, model)
 
 
-def _encoded(fields: dict[str, Any], value: Encodings, model: ModelDescription) -> Answer:
+def _process(job: Job, model: ModelDescription) -> dict[str, Any]:
+    """How samples of a model with levels were drawn. `scored`: /elbo bounds log p(x) of just this."""
+    if model.levels is None:
+        return {"process": None, "trajectory_levels": None}
+    ancestral = job.sampler == "ancestral" and job.output == "sample" and job.x is None and job.z is None
+    process = {
+        "sampler": job.sampler,
+        "num_steps": job.num_steps or model.levels.count,
+        "level": job.level,
+        "scored": ancestral,
+    }
+    return {"process": process, "trajectory_levels": list(job.trajectory) or None}
+
+
+def _encoded(fields: dict[str, Any], job: Job, value: Encodings, model: ModelDescription) -> Answer:
     fields |= {"posterior.family": value.family, "posterior.closed_form": model.posterior_closed_form}
+    fields |= {"level": None, "log_snr": None}
+    if model.levels is not None:
+        # Of all levels together q is a chain, of one a normal.
+        fields |= {"posterior.family": "normal", "posterior.closed_form": True}
+        fields |= {"level": job.level, "log_snr": float(model.levels.log_snr[job.level])}
     parameters = (*value.parameters.items(), *model.posterior_shared.items())
     arrays = {f"posterior.{name}": array for name, array in parameters}
     return Answer(fields, arrays | {column.name: getattr(value, column.name) for column in columns.ENCODE})
@@ -61,11 +81,12 @@ def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescri
         "measure": likelihood.measure,
         "units": "nats",
         "event_dims": likelihood.event_dims,
-        "kl_estimator": "monte_carlo" if job.marginal_labels else model.kl_estimator,
+        "kl_estimator": _kl_estimator(job, model),
         "gap_kind": "exact" if "log_evidence" in found else "lower" if job.num_importance_samples else None,
         "conditional_on": None if job.label is None else "label",
         "num_importance_samples": job.num_importance_samples,
         **_calibration(job, model),
+        **_passes(job, model),
     }
     arrays = {name: found.get(name) for name in _ELBO}
     arrays |= scores.maps
@@ -81,12 +102,31 @@ def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescri
     return Answer(fields, arrays)
 
 
+def _kl_estimator(job: Job, model: ModelDescription) -> str:
+    if job.num_levels is not None:
+        return "conditional"
+    return "monte_carlo" if job.marginal_labels else model.kl_estimator
+
+
+def _passes(job: Job, model: ModelDescription) -> dict[str, Any]:
+    """Which passes the draws of a model with levels took, and how many evaluations of its network a draw."""
+    if model.levels is None:
+        return {"estimator": None, "num_steps": None, "passes": None}
+    steps = job.num_steps or model.levels.count
+    kind = "paths" if job.num_levels is None else "levels"
+    estimator = {"kind": kind, "num_levels": job.num_levels}
+    return {"estimator": estimator, "num_steps": steps, "passes": 1 + (job.num_levels or steps)}
+
+
 def _calibration(job: Job, model: ModelDescription) -> dict[str, Any]:
     """What quantile and typicality compare with, or why they are null."""
     used = model.calibration_for(job)
     if used is not None:
         return {"reference_num_samples": used.num_samples, "reference_size": len(used.scores), "reference_reason": None}
-    if model.calibration if job.label is None else model.given_label:
+    stored = model.calibration if job.label is None else model.given_label
+    if stored and job.binarize in (None, model.binarization):
+        reason = "the model was calibrated with whole paths of all its levels"
+    elif stored:
         reason = f"the model was calibrated with binarization {model.binarization}, not {job.binarize}"
     else:
         reason = "the model was published without calibration scores"

@@ -13,6 +13,7 @@ from elbod.errors import InvalidInput, Place
 from elbod.generators.noise import MAX_INDEX, MAX_SEED
 from elbod.requests.blocks import Pause, no_pause
 from elbod.requests.checks import RequestLimits, check_count, check_labels, check_latents, check_rows
+from elbod.requests.levels import ONLY_WITH_LEVELS, Asked, at_levels
 from elbod_store.names import ALIAS, NAME, VERSION
 
 # A request's arrays by name; those that are not given are None or left out.
@@ -26,6 +27,11 @@ _ModelReference = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}(@({ALIAS.pattern}|{VERSION.pattern}))?$"}),
 ]
 _X = "(n, *event_shape) in data units"
+_LEVEL: Any = Field(
+    default=None,
+    ge=0,
+    description="of models with levels: where z stands, 0 ... T; by default where signal and noise are equal",
+)
 _LABEL = "class number of a conditional model: one for all rows, or (n,)"
 
 
@@ -51,6 +57,10 @@ class VerbRequest(BaseModel):
     )
     encoding: Literal["list", "base64"] = Field(default="list", description="how arrays are written in a JSON response")
 
+    num_steps: int | None = Field(
+        default=None, ge=1, description="passes of a draw, of models with levels: the same model is sampled and scored"
+    )
+
     @abstractmethod
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
         """What it asks of the engine, every value checked. Raises InvalidInput."""
@@ -60,6 +70,14 @@ class VerbRequest(BaseModel):
             raise InvalidInput.at("/first_index", f"the last row's index must be below 2^56: {rows} rows do not fit")
         seed = secrets.randbelow(2**53) if self.seed is None else self.seed
         return Job(verb=verb, rows=rows, seed=seed, first_index=self.first_index, **asked)
+
+    def _at_levels(self, job: Job, model: ModelDescription, limits: RequestLimits) -> Job:
+        if model.levels is None and self.model_fields_set.isdisjoint(ONLY_WITH_LEVELS):
+            return job
+        asked = {name: getattr(self, name, None) for name in ("num_steps", "num_levels", "level", "trajectory_steps")}
+        included: frozenset[str] = frozenset(getattr(self, "include", ()))
+        given = frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
+        return at_levels(job, Asked(given, included, **asked), model, limits)
 
 
 class SampleRequest(VerbRequest):
@@ -73,6 +91,14 @@ class SampleRequest(VerbRequest):
         default=1.0, ge=0, le=100, allow_inf_nan=False, description="scale of the randomness of z; 0 is the mean"
     )
     output: Literal["sample", "mean"] = Field(default="sample", description="x ~ p(x|z), or E[x|z]")
+    level: int | None = _LEVEL
+    sampler: Literal["ancestral", "ddim"] = Field(
+        default="ancestral", description="of models with levels; what ddim draws has no bound"
+    )
+    include: list[Literal["trajectory"]] = Field(
+        default_factory=list, max_length=8, description="trajectory: E[x|z] on the way down, of models with levels"
+    )
+    trajectory_steps: int | None = Field(default=None, ge=1, le=16, description="how many levels it shows; 8 if absent")
 
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
         x, z, label = (arrays.get(name) for name in ("x", "z", "label"))
@@ -95,7 +121,9 @@ class SampleRequest(VerbRequest):
         rows = self.num_samples if given is None else len(given)
         check_count("num_samples", rows, limits.max_rows)
         label = check_labels(model, label, rows, required=True)
-        return self._job(Verb.SAMPLE, rows, x=x, z=z, label=label, temperature=self.temperature, output=self.output)
+        asked = {"temperature": self.temperature, "output": self.output, "sampler": self.sampler}
+        job = self._job(Verb.SAMPLE, rows, x=x, z=z, label=label, **asked)
+        return self._at_levels(job, model, limits)
 
 
 class EncodeRequest(VerbRequest):
@@ -104,13 +132,15 @@ class EncodeRequest(VerbRequest):
     arrays = {"x": f"rows to encode, {_X}", "label": _LABEL}
 
     num_samples: int = Field(default=0, ge=0, description="draws of z a row")
+    level: int | None = _LEVEL
     binarize: Binarize | None = Field(default=None, description="how x in [0, 1] becomes {0, 1}")
 
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
         x = check_rows(model, arrays.get("x"), binarize=self.binarize, max_rows=limits.max_rows, pause=pause)
         label = check_labels(model, arrays.get("label"), len(x), required=True)
         check_count("num_samples", self.num_samples, limits.max_num_samples)
-        return self._job(Verb.ENCODE, len(x), x=x, label=label, num_samples=self.num_samples, binarize=self.binarize)
+        job = self._job(Verb.ENCODE, len(x), x=x, label=label, num_samples=self.num_samples, binarize=self.binarize)
+        return self._at_levels(job, model, limits)
 
 
 class ElboRequest(VerbRequest):
@@ -129,8 +159,14 @@ class ElboRequest(VerbRequest):
         description="nats; each row gets the S that a pilot of 64 draws asks for, instead of num_samples",
     )
     binarize: Binarize | None = Field(default=None, description="how x in [0, 1] becomes {0, 1}")
-    include: list[Literal["reconstruction_map"]] = Field(
-        default_factory=list, max_length=8, description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats"
+    num_levels: int | None = Field(
+        default=None, ge=1, description="of models with levels: sampled levels a draw, in place of a whole path"
+    )
+    include: list[Literal["reconstruction_map", "bound_map", "kl_per_level"]] = Field(
+        default_factory=list,
+        max_length=8,
+        description="reconstruction_map: E_q[log p(x_i|z)] of every element, nats; of models with levels, bound_map: "
+        "each element's share of elbo, and kl_per_level",
     )
 
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
@@ -141,7 +177,7 @@ class ElboRequest(VerbRequest):
             raise InvalidInput.at("/num_samples", "num_samples is what target_standard_error decides: give one of them")
         check_count("num_samples", self.num_samples, limits.max_num_samples)
         check_count("num_importance_samples", self.num_importance_samples, limits.max_importance_samples)
-        return self._job(
+        job = self._job(
             Verb.ELBO,
             len(x),
             x=x,
@@ -154,6 +190,7 @@ class ElboRequest(VerbRequest):
             binarize=self.binarize,
             reconstruction_map="reconstruction_map" in self.include,
         )
+        return self._at_levels(job, model, limits)
 
 
 Validated = TypeVar("Validated", bound=BaseModel)

@@ -1,0 +1,102 @@
+"""What may be asked of the levels of a model whose draws take passes, and of no other model."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from elbod.engine.description import ModelDescription
+from elbod.engine.jobs import Job
+from elbod.errors import InvalidInput
+from elbod.generators.chain import grid
+from elbod.requests.checks import RequestLimits, check_count
+
+# Fields that mean something for models with levels alone.
+FIELDS = frozenset({"num_steps", "num_levels", "level", "sampler", "trajectory_steps"})
+INCLUDES = frozenset({"kl_per_level", "bound_map", "trajectory"})
+ONLY_WITH_LEVELS = FIELDS | {"include"}
+
+
+# Levels of a trajectory unless asked otherwise.
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The fields of a request, those of other verbs at their defaults, and which of all were given."""
+
+    given: frozenset[str]
+    include: frozenset[str]
+    num_steps: int | None = None
+    num_levels: int | None = None
+    level: int | None = None
+    trajectory_steps: int | None = None
+
+
+def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLimits) -> Job:
+    """The job with its passes decided, checked. Raises InvalidInput."""
+    if model.levels is None:
+        for name in sorted(asked.given & FIELDS):
+            raise InvalidInput.at(f"/{name}", f"model {model.name!r} has one level of latents: it takes no {name}")
+        for name in sorted(asked.include & INCLUDES):
+            why = f"model {model.name!r} has one level of latents: it has no {name}"
+            raise InvalidInput.at("/include", why)
+        return job
+    if job.temperature != 1:
+        why = f"the draws of model {model.name!r} take passes, which have no temperature: leave it out"
+        raise InvalidInput.at("/temperature", why)
+    levels, steps = model.levels.count, asked.num_steps
+    if steps is not None and steps > levels:
+        raise InvalidInput.at("/num_steps", f"num_steps is {steps}, model {model.name!r} has {levels} levels")
+    downward = grid(levels, steps or levels)[::-1]
+    _check_sampled_levels(job, asked, levels)
+    passes = asked.num_levels or len(downward)
+    check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
+    return replace(
+        job,
+        num_steps=steps,
+        num_levels=asked.num_levels,
+        level=_level(asked, model.levels.default, downward),
+        trajectory=_shown(asked, downward),
+        kl_per_level="kl_per_level" in asked.include,
+        bound_map="bound_map" in asked.include,
+    )
+
+
+def _level(asked: Asked, default: int, downward: tuple[int, ...]) -> int:
+    """The level of z: the one that is asked for, or that of the grid that is nearest to the default."""
+    if asked.level is None:
+        return min(downward, key=lambda level: (abs(level - default), level))
+    if asked.level not in downward:
+        known = ", ".join(map(str, downward[::-1][:40]))
+        raise InvalidInput.at("/level", f"level is {asked.level}; draws in {len(downward) - 1} steps stop at {known}")
+    return asked.level
+
+
+def _check_sampled_levels(job: Job, asked: Asked, levels: int) -> None:
+    if asked.num_levels is None:
+        return
+    if asked.num_levels > levels:
+        raise InvalidInput.at("/num_levels", f"num_levels is {asked.num_levels}, the model has {levels} levels")
+    whole: dict[str, Any] = {
+        "num_steps": asked.num_steps is not None,
+        "num_importance_samples": job.num_importance_samples > 0,
+        "include": bool(asked.include),
+    }
+    whys = {
+        "num_steps": "num_levels samples among all levels: leave num_steps out",
+        "num_importance_samples": "importance weights need whole paths: leave num_levels out",
+        "include": "maps and profiles need whole paths: leave num_levels out",
+    }
+    for name, wrong in whole.items():
+        if wrong:
+            raise InvalidInput.at(f"/{name}", whys[name])
+
+
+def _shown(asked: Asked, downward: tuple[int, ...]) -> tuple[int, ...]:
+    """The levels of a trajectory, spread over those that draws pass, the last one among them."""
+    if "trajectory" not in asked.include:
+        if "trajectory_steps" in asked.given:
+            raise InvalidInput.at("/trajectory_steps", 'trajectory_steps counts what include: ["trajectory"] shows')
+        return ()
+    shown = min(asked.trajectory_steps or _SHOWN, len(downward))
+    places = [round(i * (len(downward) - 1) / max(1, shown - 1)) for i in range(shown)]
+    return tuple(downward[place] for place in places) if shown > 1 else downward[-1:]
