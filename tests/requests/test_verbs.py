@@ -28,6 +28,7 @@ def described(blueprint: Any) -> ModelDescription:
         labels=blueprint.labels,
         binarization=None,
         kl_estimator=generator.kl_estimator,
+        levels=None,
         posterior_family="normal",
         posterior_closed_form=True,
         posterior_shared={},

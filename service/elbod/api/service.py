@@ -186,7 +186,10 @@ class Service:
         answer: asyncio.Future[Result] = loop.create_future()
         task = self.engine.admit(job, resident, self._deliver)
         self._waiting[task] = answer
-        watch = loop.call_at(min(deadline, loop.time() + _WATCH_AFTER), self._watch, task, request, deadline)
+        if deadline - loop.time() <= _WATCH_AFTER:
+            timer = loop.call_at(deadline, self._expire, task, request)
+        else:
+            timer = loop.call_later(_WATCH_AFTER, self._watch, task, request, deadline)
         try:
             # Until the answer has been sent: the engine counts it no longer than until it is computed.
             holding_of(request).reserve(task.size)
@@ -194,7 +197,7 @@ class Service:
             self.metrics.answered(job, resident.description, result)
             return result
         finally:
-            watch.cancel()
+            timer.cancel()
             if self._waiting.pop(task, None) is not None:
                 # Cancelled by the server's end.
                 self.engine.cancel(task)
@@ -251,23 +254,22 @@ class Service:
             self.engine.cancel(task)
             answer.set_exception(error)
 
+    def _expire(self, task: Progress, request: Request) -> None:
+        self._fail(task, _too_late(self.timeout(request)))
+
     def _watch(self, task: Progress, request: Request, deadline: float) -> None:
         """Fail the task at its deadline, or when its caller leaves."""
-        too_late = _too_late(self.timeout(request))
 
         async def watch() -> None:
             try:
                 async with asyncio.timeout_at(deadline):
                     await _disconnected(request)
             except TimeoutError:
-                self._fail(task, too_late)
+                self._expire(task, request)
             else:
                 self._fail(task, ClientDisconnect())
 
-        assert self._loop is not None
-        if self._loop.time() >= deadline:
-            self._fail(task, too_late)
-        elif task in self._waiting:
+        if task in self._waiting:
             self._watchers[task] = asyncio.ensure_future(watch())
 
     async def read_body(self, request: Request, limit: int) -> bytearray:
