@@ -35,6 +35,7 @@ from elbod.generators.likelihoods import (
     GaussianObservation,
     Observation,
 )
+from elbod.generators.noise import blocks_of
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import StandardNormal
 from elbod.generators.residual import ResidualMLP, ResidualUNet
@@ -145,8 +146,7 @@ class Diffusion(Chained):
         belief.check_closed(self.likelihood)
         self.kl_estimator = "monte_carlo"
         self.levels = spec.num_levels
-        self._blocks = -(-self.latent_dim // 4)
-        if (self.levels + 1) * self._blocks >= 2**32:
+        if (self.levels + 1) * blocks_of(self.latent_dim) > 2**32:
             raise ValueError(f"{self.latent_dim} elements at {self.levels} levels need more noise than a draw has")
         self._ends = spec.gamma_min, spec.gamma_max
         self._fixed_variance = spec.reverse_variance == "fixed"
