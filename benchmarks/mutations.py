@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS = "service/elbod/generators"
+CHAINS = ("tests/oracles/test_diffusion.py", "tests/oracles/test_diffusion_sampling.py")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,104 @@ MUTANTS = (
         'upper = (1 + n - np.searchsorted(reference, scores, side="left")) / (n + 1)',
         'upper = (n - np.searchsorted(reference, scores, side="left")) / (n + 1)',
         ("tests/generators/test_bounds.py", "tests/oracles"),
+    ),
+    Mutant(
+        "sampled levels without their 1/w",
+        f"{GENERATORS}/strata.py",
+        "counts / (counts.sum(1, keepdims=True) * weights)",
+        "counts / counts.sum(1, keepdims=True)",
+        CHAINS,
+    ),
+    Mutant(
+        "a diffusion's objective without its 1/w",
+        f"{GENERATORS}/diffusion.py",
+        "return terms / weights[level] - beta",
+        "return terms * len(weights) - beta",
+        CHAINS,
+    ),
+    Mutant(
+        "a u that all rows share",
+        f"{GENERATORS}/strata.py",
+        "strata * bounds - u[:, None]",
+        "strata * bounds - u[:1, None]",
+        CHAINS,
+    ),
+    Mutant(
+        "clipping in a diffusion's sampler alone",
+        f"{GENERATORS}/diffusion.py",
+        "z = step.mean(walk.z.double(), m) + width",
+        "z = step.mean(walk.z.double(), m.clamp(-0.5, 0.5)) + width",
+        CHAINS,
+    ),
+    Mutant(
+        "clipping in a diffusion's score alone",
+        f"{GENERATORS}/diffusion.py",
+        "after.z.double(), q.f, m, v)",
+        "after.z.double(), q.f, m.clamp(-0.5, 0.5), v)",
+        CHAINS[1:],
+    ),
+    Mutant(
+        "a path's entropy left out",
+        f"{GENERATORS}/bounds.py",
+        "KnownEntropy(kl, -kl - entropy, entropy)",
+        "KnownEntropy(kl, -kl, 0 * entropy)",
+        CHAINS,
+    ),
+    Mutant(
+        "the entropy of z_T left out of a path's",
+        f"{GENERATORS}/chain.py",
+        "Sampled(-0.5 * (z**2 + _LOG_2PI), log_q), known, known.entropy)",
+        "Sampled(-0.5 * (z**2 + _LOG_2PI), log_q), known, 0 * known.entropy)",
+        CHAINS,
+    ),
+    Mutant(
+        "beta in the log weight of a path",
+        f"{GENERATORS}/terms.py",
+        "return self.log_q - self.log_prior",
+        "return 0.9 * (self.log_q - self.log_prior)",
+        CHAINS,
+    ),
+    Mutant(
+        "beta in a diffusion's conditional terms",
+        f"{GENERATORS}/chain.py",
+        "kl=0.5 * (torch.log1p(rho)",
+        "kl=0.45 * (torch.log1p(rho)",
+        CHAINS,
+    ),
+    Mutant(
+        "the prior term of a diffusion left out",
+        f"{GENERATORS}/chain.py",
+        "kl=0.5 * (square - signal**2 - log_variance)",
+        "kl=0 * square",
+        CHAINS,
+    ),
+    Mutant(
+        "argmax decoding of bits",
+        f"{GENERATORS}/likelihoods/bernoulli.py",
+        "(u > torch.sigmoid(-self.logits))",
+        "(self.logits + 0 * u > 0)",
+        CHAINS,
+    ),
+    Mutant(
+        "a variance of beliefs that cancels",
+        f"{GENERATORS}/belief.py",
+        "4 * torch.sigmoid(post.logits) * torch.sigmoid(-post.logits)",
+        "1 - torch.tanh(post.logits / 2) ** 2",
+        ("tests/generators/test_diffusion.py",),
+    ),
+    Mutant(
+        "bytes that wrap around before they are cast",
+        f"{GENERATORS}/diffusion.py",
+        "(x.to(self.shift.dtype) - self.shift)",
+        "(x - self.shift.to(x.dtype))",
+        ("tests/generators/test_diffusion.py",),
+    ),
+    Mutant(
+        "levels of a chain that share their noise",
+        f"{GENERATORS}/noise.py",
+        "+ np.asarray(first_block, np.uint64).reshape(-1, 1)",
+        "+ 0 * np.asarray(first_block, np.uint64).reshape(-1, 1)",
+        ("tests/generators/test_noise.py",),
     ),
 )
 

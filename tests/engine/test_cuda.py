@@ -72,6 +72,9 @@ def test_the_device_draws_the_noise_of_the_host() -> None:
     drawn = backend.normals(keys, Stream.PILOT, 50, 16).cpu().numpy()
     np.testing.assert_allclose(drawn[:9], normals(keys, Stream.PILOT, 50), rtol=1e-6, atol=1e-7)
     assert (drawn[9:] == 0).all()
+    first = np.uint64(13) * rows
+    later = backend.normals(keys, Stream.TRANSITION, 50, 16, first).cpu().numpy()
+    np.testing.assert_allclose(later[:9], normals(keys, Stream.TRANSITION, 50, first), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

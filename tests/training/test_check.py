@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from elbod.generators.base import Blueprint, Generator, Walk
 from elbod.generators.likelihoods import LIKELIHOODS, Observation
 from elbod.generators.likelihoods.bernoulli import BernoulliObservation
+from elbod.generators.likelihoods.categorical import CategoricalObservation
 from elbod.generators.likelihoods.gaussian import GaussianObservation
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import ClosedFormPosterior, NormalMixture, Prior, StandardNormal
 from elbod.generators.terms import ClosedForm, PathTerms, Sampled
 from elbod.training.check import check_model
 from elbod.training.errors import RefusedModel
-from tests.support import BITS, LADDER, build_generator
+from tests.support import BITS, DIFFUSION, LADDER, build_generator
 
 
 def _rows(blueprint: Blueprint, n: int = 12) -> Tensor:
@@ -62,6 +63,17 @@ class _Improper(BernoulliObservation):
 
     def log_prob(self, x: Tensor) -> Tensor:
         return super().log_prob(x) + 1e-6
+
+
+@dataclass(frozen=True)
+class _Unbalanced(CategoricalObservation):
+    """Right where x is scored and drawn; its levels are not those of a distribution."""
+
+    def double(self) -> "_Unbalanced":
+        return _Unbalanced(self.logits.double())
+
+    def log_levels(self) -> Tensor:
+        return super().log_levels() + 1e-6
 
 
 @dataclass(frozen=True)
@@ -297,6 +309,59 @@ def test_conditional_terms_are_held_to_their_densities() -> None:
     generator.__class__ = Wrong
     with pytest.raises(RefusedModel, match="in closed form differs from the mean"):
         check_model(generator, _rows(LADDER))
+
+
+def _moved(found: Any) -> Any:
+    walk, path = found
+    return replace(walk, z=walk.z - walk.z.mean(0)), path
+
+
+def _of_path(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda found: (found[0], found[1] and change(found[1]))
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "reason"),
+    [
+        ("log_snr", lambda gamma: gamma.flip(0), "log_snr does not fall from level 0 to level 1: gamma must ascend"),
+        ("log_snr", lambda gamma: gamma[1:], r"log_snr has shape \(4,\), not \(5,\)"),
+        (
+            "observe",
+            lambda post: _Unbalanced(post.logits),
+            r"the probabilities of all levels of x\[0, 0\] of draw 0 at level \d sum to 1.000001",
+        ),
+        ("advance", _moved, "advance of row 0 depends on the rows beside it"),
+        (
+            "begin",
+            _of_path(lambda path: replace(path, sampled=replace(path.sampled, log_q=path.sampled.log_q + 1e-3))),
+            "begin gives terms of row 0 that are not those of the z it returns",
+        ),
+        (
+            "advance",
+            _of_path(lambda path: replace(path, conditional=replace(path.conditional, kl=path.conditional.kl + 30))),
+            "in closed form differs from the mean",
+        ),
+        (
+            "advance",
+            _of_path(lambda path: replace(path, entropy=0 * path.entropy)),
+            "the entropy of row 0 is not that of its conditional terms",
+        ),
+        ("begin", _of_path(lambda path: replace(path, entropy=None)), 'set kl_estimator = "conditional"'),
+    ],
+)
+def test_a_chain_is_held_to_its_promises(method: str, change: Callable[[Any], Any], reason: str) -> None:
+    """Levels out of order or that do not sum to one, rows that see each other, terms that are not those of the path."""
+    generator = build_generator(DIFFUSION)
+    kind = type(generator)
+    check_model(generator, _rows(DIFFUSION))
+
+    def changed(self: Any, *arguments: Any, **named: Any) -> Any:
+        return change(getattr(kind, method)(self, *arguments, **named))
+
+    read = property(lambda self: change(kind.log_snr.fget(self)))  # type: ignore[attr-defined]
+    generator.__class__ = type("Wrong", (kind,), {method: read if method == "log_snr" else changed})
+    with pytest.raises(RefusedModel, match=reason):
+        check_model(generator, _rows(DIFFUSION))
 
 
 class Stepped(Codec):

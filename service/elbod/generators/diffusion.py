@@ -35,6 +35,7 @@ from elbod.generators.likelihoods import (
     GaussianObservation,
     Observation,
 )
+from elbod.generators.noise import blocks_of
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import StandardNormal
 from elbod.generators.residual import ResidualMLP, ResidualUNet
@@ -46,8 +47,6 @@ _GAMMA_LIMIT = 20.0
 _MAX_LEVELS = 4096
 # The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
 _UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
-# Of a belief about levels, the share of the training frequencies: no level is ever impossible.
-_FREQUENCY_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,6 @@ class Diffusion(Chained):
     shift: Tensor
     scale: Tensor
     gamma: Tensor
-    frequencies: Tensor
     correction: Tensor
     profile: Tensor
 
@@ -145,8 +143,7 @@ class Diffusion(Chained):
         belief.check_closed(self.likelihood)
         self.kl_estimator = "monte_carlo"
         self.levels = spec.num_levels
-        self._blocks = -(-self.latent_dim // 4)
-        if (self.levels + 1) * self._blocks >= 2**32:
+        if (self.levels + 1) * blocks_of(self.latent_dim) > 2**32:
             raise ValueError(f"{self.latent_dim} elements at {self.levels} levels need more noise than a draw has")
         self._ends = spec.gamma_min, spec.gamma_max
         self._fixed_variance = spec.reverse_variance == "fixed"
@@ -158,10 +155,8 @@ class Diffusion(Chained):
         self.register_buffer("shift", zeros)
         self.register_buffer("scale", ones)
         if self.likelihood.levels is not None:
-            # log-frequencies in the training rows, and what makes them the belief of the untrained network.
-            table = torch.zeros(*self.event_shape, self.likelihood.levels)
-            self.register_buffer("frequencies", table - math.log(self.likelihood.levels))
-            self.register_buffer("correction", table.clone())
+            # Added to log pi: makes the training rows' frequencies the belief of the untrained network.
+            self.register_buffer("correction", torch.zeros(*self.event_shape, self.likelihood.levels))
         # Root mean squares of log p(x|z_0) and of the KL from each level 1 ... T: what levels are sampled by.
         self.register_buffer("profile", torch.ones(self.levels + 1, dtype=torch.float64))
 
@@ -182,11 +177,10 @@ class Diffusion(Chained):
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self.likelihood.levels is None:
             return
-        self.frequencies = _log_frequencies(x, self.likelihood.levels)
         z = torch.zeros(1, self.latent_dim, device=self.shift.device)
         silent = self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device))
         made = self.likelihood.observe(silent, self.shift, self.scale).double().log_levels()[0]
-        self.correction = (self.frequencies - made).float()
+        self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Raises ValueError unless gamma ascends within its limits."""
@@ -375,9 +369,7 @@ class Diffusion(Chained):
             return said
         if isinstance(said, BernoulliObservation):
             return BernoulliObservation(said.logits + self.correction[..., 1] - self.correction[..., 0])
-        corrected = torch.log_softmax(said.log_levels() + self.correction, -1)
-        floor = self.frequencies.double() + math.log(_FREQUENCY_SHARE)
-        return CategoricalObservation(torch.logaddexp(corrected + math.log1p(-_FREQUENCY_SHARE), floor))
+        return CategoricalObservation(said.log_levels() + self.correction)
 
     def _outputs(self, z: Tensor, level: Tensor) -> Tensor:
         gamma = self.chain.gamma
@@ -408,7 +400,7 @@ def _log_frequencies(x: Tensor, levels: int) -> Tensor:
         counts = torch.stack([len(x) - ones, ones], -1)
     else:
         counts = torch.stack([(x == k).sum(0) for k in range(levels)], -1).double()
-    return torch.log((counts + 1) / (len(x) + levels)).float()
+    return torch.log((counts + 1) / (len(x) + levels))
 
 
 def _check_gamma(gamma: Tensor) -> None:

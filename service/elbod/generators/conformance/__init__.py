@@ -59,5 +59,6 @@ PUBLICATION: tuple[Callable[[Checked], None], ...] = (
     check_levels,
     check_kl_estimator,
     check_closed_forms,
+    check_two_forms,
     check_evidence,
 )

@@ -1,0 +1,72 @@
+"""The training loop with a family of levels: the bound itself as the objective, and the profile that levels follow."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from elbod.generators import checkpoint
+from elbod.training import datasets, recipes
+from elbod.training.loop import Loop
+from elbod.training.pauses import Pause
+from elbod.training.recipes import Recipe
+from elbod.training.state import State
+from elbod.training.worker import prepare
+
+RECIPE = Recipe(
+    name="small",
+    data="digits",
+    family="diffusion",
+    likelihood="discretized_logistic",
+    levels=17,
+    spec={"num_levels": 4, "width": 16, "blocks": 1, "dropout": 0.1},
+    epochs=4,
+    learning_rate=5e-3,
+    ema_decay=0.9,
+    evaluate_every=2,
+)
+
+
+def _start(recipe: Recipe = RECIPE) -> Loop:
+    generator, parts = prepare(recipe, datasets.load(recipe.data), 0)
+    return Loop(generator, parts, recipe, 0, torch.device("cpu"))
+
+
+class _SavesOnce:
+    """Asks for the state after the 13th step."""
+
+    def __init__(self) -> None:
+        self.steps, self.state = 0, State({}, {})
+
+    def wanted(self, end_of_epoch: bool) -> Pause:
+        self.steps += 1
+        return Pause.SAVE if self.steps == 13 else Pause.NONE
+
+    def pause(self, what: Pause, state: State) -> None:
+        tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        self.state = State(tensors, dict(state.plain))
+
+
+def test_training_raises_the_held_out_bound_of_a_diffusion() -> None:
+    loop = _start(replace(RECIPE, epochs=12))
+    points = list(loop.points())
+    assert points[-1].elbo > points[0].elbo + 3
+    assert points[-1].objective is not None
+    assert abs(points[-1].objective - points[-1].elbo) < 5
+
+
+def test_a_resumed_diffusion_has_the_weights_of_one_that_never_stopped() -> None:
+    """The profile by which levels are sampled is part of the state."""
+    whole, saves = _start(), _SavesOnce()
+    list(whole.points(saves))
+    resumed = _start()
+    resumed.restore(saves.state)
+    list(resumed.points())
+    assert checkpoint.save(resumed.best) == checkpoint.save(whole.best)
+    assert resumed.curve == whole.curve
+
+
+def test_importance_weighted_epochs_of_a_diffusion_are_refused() -> None:
+    loop = _start(recipes.override(RECIPE, ["importance_epochs=1", "epochs=1"]))
+    with pytest.raises(NotImplementedError, match="has levels: its importance-weighted bound is not trained"):
+        list(loop.points())
