@@ -36,7 +36,7 @@ from elbod.training.step import Batch, Step, Tally
 
 # Held-out rows keep their noise from one evaluation to the next, so that two of them differ by the weights alone.
 VALIDATION_SEED = 1
-_VALIDATION_SAMPLES = 4
+_VALIDATION_SAMPLES, _VALIDATION_PATHS = 4, 1
 
 # Steps after which a GPU is waited for, so that training that cannot go on ends. A CPU has nothing to wait for.
 _CHECK_EVERY = {"cuda": 50, "cpu": 1}
@@ -311,7 +311,7 @@ class Loop:
             self._average,
             self._validation,
             VALIDATION_SEED,
-            _VALIDATION_SAMPLES,
+            _VALIDATION_PATHS if self._generator.levels else _VALIDATION_SAMPLES,
             recipe.importance_draws if weighted else 0,
             label=self._validation_labels,
         )

@@ -14,6 +14,7 @@ import elbod
 from elbod.generators import checkpoint
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Floats
+from elbod.generators.chained import Chained
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
 from elbod.generators.evaluation import score_at_mode
 from elbod.training.baseline import independent_elements
@@ -23,7 +24,7 @@ from elbod.training.datasets import Dataset
 from elbod.training.loop import Point, conditions
 from elbod.training.metrics import held_out_metrics
 from elbod.training.recipes import Recipe, command_line
-from elbod.training.scoring import Scores, calibration_scores, score
+from elbod.training.scoring import Scores, calibration_scores, score, weigh_levels
 from elbod.training.splits import Split
 from elbod_store import Draft
 
@@ -97,6 +98,8 @@ def make_draft(generator: Generator, material: Material, history: History) -> Dr
     if unseen_label is not None:
         calibration |= _named(GIVEN_LABEL, calibration_scores(generator, unseen, unseen_label))
     metrics = held_out_metrics(scores, material.baseline, generator, TEST_SEED, *draws, given_label=given)
+    if isinstance(generator, Chained):
+        metrics["kl_per_level"] = weigh_levels(generator, unseen, unseen_label).tolist()
     generator = generator.cpu()
     check_loadable(generator)
     return Draft(

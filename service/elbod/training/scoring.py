@@ -13,15 +13,18 @@ from torch import Tensor
 from elbod.generators import bounds
 from elbod.generators.base import Generator
 from elbod.generators.bounds import Elbo, Floats, ImportanceWeighted
-from elbod.generators.evaluation import LevelNoise, draw_terms, row_terms
+from elbod.generators.chained import Chained
+from elbod.generators.evaluation import LevelNoise, draw_terms, kl_per_level, row_terms
 from elbod.generators.noise import Keys, Stream, blocks_of, normals
 from elbod.generators.terms import DrawTerms, Terms, mapped
 
 # Rows times draws that are decoded at once: few enough for a core's cache.
 _TILE = 256
 
-# The numbers of draws that calibration scores are stored for.
-CALIBRATION_SAMPLES = (1, 4, 16, 64)
+# The numbers of draws that calibration scores are stored for; a whole path of a chain takes as long as many draws.
+_CALIBRATION_SAMPLES, _CALIBRATION_PATHS = (1, 4, 16, 64), (1, 4)
+# Rows whose paths say how much each level of a chain contributes.
+_PROFILED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,30 @@ def calibration_scores(generator: Generator, x: Tensor, label: Tensor | None = N
 
     Row i has the noise of index i in a stream of its own, so that no request shares it. Labels as in `score`.
     """
-    terms = _terms(generator, x, label, _Draws(Stream.CALIBRATION, 0, 0, max(CALIBRATION_SAMPLES)))
+    counts = _CALIBRATION_PATHS if generator.levels else _CALIBRATION_SAMPLES
+    terms = _terms(generator, x, label, _Draws(Stream.CALIBRATION, 0, 0, max(counts)))
     with np.errstate(invalid="ignore", over="ignore"):
-        return {samples: np.sort(bounds.bound(terms, samples).elbo) for samples in CALIBRATION_SAMPLES}
+        return {samples: np.sort(bounds.bound(terms, samples).elbo) for samples in counts}
+
+
+@torch.inference_mode()
+def weigh_levels(generator: Chained, x: Tensor, label: Tensor | None = None) -> Floats:
+    """Let the generator sample levels by what each contributes on rows that it has never seen, one path a row.
+
+    Returns the mean KL of the pass that makes each level, (T + 1,), nats.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, min(len(x), _PROFILED_ROWS), _TILE):
+        rows = x[start : min(start + _TILE, _PROFILED_ROWS)]
+        given = None if label is None else label[start : start + len(rows)]
+        q = generator.encode(rows, given)
+        keys = Keys.of(0, np.arange(start, start + len(rows)), 0)
+        noise = _level_noise(keys, Stream.CALIBRATION, q.noise_dimensions, x.device)
+        found.append(kl_per_level(generator, q, rows, noise, given))
+    reconstruction, kl = (torch.cat(values) for values in zip(*found, strict=True))
+    # The pass that makes level i begins at level i + 1; the last entry is of no pass.
+    generator.keep_profile(reconstruction, kl[:, :-1])
+    return _array(kl.mean(0))
 
 
 @torch.inference_mode()
