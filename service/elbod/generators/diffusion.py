@@ -307,7 +307,10 @@ class Diffusion(Chained):
 
     def denoise(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        m, v = (each.flatten(1) for each in belief.moments(self._believe(z, level), self.shift, self.scale))
+        return self._moments(self._believe(z, level))
+
+    def _moments(self, post: Observation) -> tuple[Tensor, Tensor]:
+        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
         return m, torch.zeros_like(v) if self._fixed_variance else v
 
     @property
@@ -331,9 +334,7 @@ class Diffusion(Chained):
         post = self._believe(walk.z, level)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
-        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
-        step = q.chain.step(start, start - 1)
-        kl = conditional_terms(step, q.f, m, torch.zeros_like(v) if self._fixed_variance else v).kl.sum(-1)
+        kl = conditional_terms(q.chain.step(start, start - 1), q.f, *self._moments(post)).kl.sum(-1)
         terms = torch.where(level == 0, post.log_prob(x).flatten(1).sum(-1), -beta * kl)
         if self.training:
             self._follow_profile(level, terms.detach())
