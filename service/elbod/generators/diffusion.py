@@ -178,8 +178,7 @@ class Diffusion(Chained):
         if self.likelihood.levels is None:
             return
         z = torch.zeros(1, self.latent_dim, device=self.shift.device)
-        silent = self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device))
-        made = self.likelihood.observe(silent, self.shift, self.scale).double().log_levels()[0]
+        made = self._said(z, torch.zeros(1, dtype=torch.int64, device=z.device)).log_levels()[0].double()
         self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -308,7 +307,10 @@ class Diffusion(Chained):
 
     def denoise(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        m, v = (each.flatten(1) for each in belief.moments(self._believe(z, level), self.shift, self.scale))
+        return self._moments(self._believe(z, level))
+
+    def _moments(self, post: Observation) -> tuple[Tensor, Tensor]:
+        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
         return m, torch.zeros_like(v) if self._fixed_variance else v
 
     @property
@@ -332,9 +334,7 @@ class Diffusion(Chained):
         post = self._believe(walk.z, level)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
-        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
-        step = q.chain.step(start, start - 1)
-        kl = conditional_terms(step, q.f, m, torch.zeros_like(v) if self._fixed_variance else v).kl.sum(-1)
+        kl = conditional_terms(q.chain.step(start, start - 1), q.f, *self._moments(post)).kl.sum(-1)
         terms = torch.where(level == 0, post.log_prob(x).flatten(1).sum(-1), -beta * kl)
         if self.training:
             self._follow_profile(level, terms.detach())
@@ -363,20 +363,26 @@ class Diffusion(Chained):
         return belief.posterior(self.belief(z, level), noisy, signal, variance, (self.shift, self.scale))
 
     def belief(self, z: Tensor, level: Tensor) -> Observation:
-        """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used."""
-        said = self.likelihood.observe(self._outputs(z, level), self.shift, self.scale).double()
-        if isinstance(said, GaussianObservation):
-            return said
-        if isinstance(said, BernoulliObservation):
-            return BernoulliObservation(said.logits + self.correction[..., 1] - self.correction[..., 0])
-        return CategoricalObservation(said.log_levels() + self.correction)
+        """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used.
 
-    def _outputs(self, z: Tensor, level: Tensor) -> Tensor:
+        Any function of z_l is a belief, so it is computed in the network's precision; post_j and what follows are not.
+        """
+        said = self._said(z, level)
+        if isinstance(said, GaussianObservation):
+            return said.double()
+        if isinstance(said, BernoulliObservation):
+            return BernoulliObservation(said.logits.double() + self.correction[..., 1] - self.correction[..., 0])
+        return CategoricalObservation(said.log_levels().double() + self.correction)
+
+    def _said(self, z: Tensor, level: Tensor) -> Observation:
         gamma = self.chain.gamma
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
         outputs: Tensor = self.network(z.to(dtype), t.to(dtype))
-        return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+        outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+        # Columns of a table may lie far from zero: float32 would round their spread away.
+        units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype
+        return self.likelihood.observe(outputs, self.shift.to(units), self.scale.to(units))
 
     def _at_top(self, z: Tensor) -> Walk:
         level = torch.full((len(z),), self.levels, device=z.device)

@@ -47,8 +47,14 @@ class DiscretizedLogisticObservation(Observation):
         return upper + lower + width
 
     def log_levels(self) -> Tensor:
-        each = DiscretizedLogisticObservation(self.location.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)
-        return each.log_prob(torch.arange(self.levels, device=self.location.device))
+        # Levels k and k + 1 share the edge t_k = (k + 1/2 - location)/s: log sigmoid(-t) = log sigmoid(t) - t.
+        inverse_scale = torch.exp(-self.log_scale).unsqueeze(-1)
+        edges = torch.arange(self.levels - 1, dtype=inverse_scale.dtype, device=inverse_scale.device) + 0.5
+        t = (edges - self.location.unsqueeze(-1)) * inverse_scale
+        below = F.logsigmoid(t)
+        found = F.pad(below, (0, 1)) + F.pad(below - t, (1, 0))
+        found[..., 1:-1] += torch.log(-torch.expm1(-inverse_scale))
+        return found
 
     def survival(self, k: Tensor) -> Tensor:
         """P(x > k) for levels k < levels-1."""
