@@ -99,6 +99,24 @@ _DIGITS = Recipe(
     evaluate_every=5,
 )
 
+# A path is 33 passes of the network: few held-out bounds, of few paths.
+_DIGITS_DIFFUSION = Recipe(
+    name="digits-diffusion",
+    data="digits",
+    family="diffusion",
+    likelihood="discretized_logistic",
+    levels=17,
+    spec={"network": "conv", "channels": (32,), "blocks": 3, "dropout": 0.2},
+    epochs=90,
+    learning_rate=6e-3,
+    warmup_epochs=2.0,
+    weight_decay=0.1,
+    ema_decay=0.99,
+    evaluate_every=30,
+    num_samples=1,
+    num_importance_samples=16,
+)
+
 _FASHION = Recipe(
     name="fashion-mnist-binary",
     data="fashion-mnist",
@@ -150,6 +168,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         _DIGITS,
         replace(_DIGITS, name="digits-labels", family="cvae"),
+        _DIGITS_DIFFUSION,
         _FASHION,
         _FASHION_LONG,
         replace(
