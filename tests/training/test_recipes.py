@@ -142,6 +142,13 @@ SPEC_SETTINGS = {
     "ladder": LADDER,
     "ppca": {"latent_dim": counts},
     "mixture": {"components": counts},
+    "diffusion": {
+        "num_levels": st.integers(1, 4096),
+        "schedule": st.sampled_from(["linear", "cosine", "learned"]),
+        "network": st.sampled_from(["mlp", "conv"]),
+        "reverse_variance": st.sampled_from(["belief", "fixed"]),
+        "dropout": st.floats(0, 0.9),
+    },
 }
 paths = st.sampled_from(["digits", "d/digits.npz", "fashion-mnist-binary.npy", "a b.npz"])
 
@@ -152,7 +159,7 @@ def made_by_commands(draw: st.DrawFn) -> Recipe:
         base = recipes.recipe(draw(st.sampled_from(sorted(recipes.RECIPES))))
         base = replace(base, data=draw(st.just(base.data) | paths))
     else:
-        family = draw(st.sampled_from(["vae", "cvae", "ppca", "mixture"]))
+        family = draw(st.sampled_from(["vae", "cvae", "ppca", "mixture", "diffusion"]))
         base = recipes.custom(family, draw(st.sampled_from(["bernoulli", "discretized_logistic"])), draw(paths))
     kinds = SETTINGS | SPEC_SETTINGS[base.family]
     if base.likelihood == "bernoulli":
