@@ -100,10 +100,24 @@ MUTANTS = (
     ),
     Mutant(
         "densities in float32",
-        "service/elbod/engine/runner.py",
-        "observation = generator.decode(z, self._label(generator, inputs.label)).double()",
-        "observation = generator.decode(z, self._label(generator, inputs.label))",
+        "service/elbod/engine/programs.py",
+        "exact = observation.double()",
+        "exact = observation",
         ("tests/engine/test_engine.py",),
+    ),
+    Mutant(
+        "1/w forgotten where the engine adds up sampled levels",
+        "service/elbod/engine/settling.py",
+        "drawn.level_kl / (chunk.visits.shape[1] * weights)",
+        "drawn.level_kl / chunk.visits.shape[1]",
+        ("tests/engine/test_levels.py",),
+    ),
+    Mutant(
+        "paths of the engine without the terms of one pass",
+        "service/elbod/engine/settling.py",
+        "            total[at] += values",
+        "            total[at] = values",
+        ("tests/engine/test_levels.py",),
     ),
     Mutant(
         "sums in float32",
