@@ -17,6 +17,7 @@ from tests.seaweed import running as running_seaweed
 from tests.support import (
     BITS,
     CONVOLUTIONAL,
+    DIFFUSION,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
     HANG,
@@ -102,6 +103,24 @@ def server(served_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -
         ELBOD_MAX_ROWS="5000",
         ELBOD_MAX_BODY_BYTES="4000000",
     )
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def chain_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """A store of a model whose draws take passes, `diffusion`, and of `levels`, whose draws take one."""
+    store = ModelStore.open(tmp_path_factory.mktemp("chains") / "store")
+    publish(store, "diffusion", DIFFUSION)
+    publish(store, "levels", LEVELS)
+    return store
+
+
+@pytest.fixture(scope="session")
+def chain_server(chain_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of `chain_store` with a short queue; `diffusion` is the default."""
+    log = tmp_path_factory.mktemp("chain-server") / "log"
+    server = Server(chain_store.objects.url, log, "--model", "diffusion", ELBOD_MAX_QUEUE_ROWS="20000")
     yield server
     assert server.stop() == 0
 
