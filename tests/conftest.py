@@ -120,9 +120,17 @@ def chain_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 def chain_server(chain_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server of `chain_store` with a short queue; `diffusion` is the default."""
     log = tmp_path_factory.mktemp("chain-server") / "log"
-    server = Server(chain_store.objects.url, log, "--model", "diffusion", ELBOD_MAX_QUEUE_ROWS="20000")
+    limits = {"ELBOD_MAX_QUEUE_ROWS": "20000", "ELBOD_MAX_NUM_SAMPLES": "5000"}
+    server = Server(chain_store.objects.url, log, "--model", "diffusion", **limits)
     yield server
     assert server.stop() == 0
+
+
+@pytest.fixture
+def chain_http(chain_server: Server) -> Iterator[httpx.Client]:
+    """A plain HTTP client of `chain_server`."""
+    with httpx.Client(base_url=chain_server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from elbod.engine.jobs import Verb
 from elbod.engine.progress import Progress
 from elbod.errors import Draining, InvalidInput, QueueFull
 
-# Fields with which draws of a model with levels take fewer passes.
-_FEWER_PASSES = {Verb.SAMPLE: "num_steps", Verb.ENCODE: "num_steps", Verb.ELBO: "num_steps or num_levels"}
+# Fields that decide how many passes of the network draws of a model with levels take; those of /encode take none.
+_PASSES = {Verb.SAMPLE: "num_steps", Verb.ELBO: "num_steps or num_levels"}
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,16 @@ class Admission:
         self._passes_per_second = passes_per_second if before is None else 0.95 * before + 0.05 * passes_per_second
 
     def _refuse_oversized(self, progress: Progress) -> None:
-        job, levels = progress.job, progress.resident.levels
+        job = progress.job
+        decides = _PASSES.get(job.verb) if progress.resident.levels else None
         for what, amount, limit in (
-            ("network passes" if levels else "row-draws", progress.passes, self.limits.max_queue_rows),
+            ("network passes" if decides else "row-draws", progress.passes, self.limits.max_queue_rows),
             ("bytes", progress.size, self.limits.max_queue_bytes),
         ):
             if amount > limit:
                 way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
-                if levels:
-                    way_out += f", or give {_FEWER_PASSES[job.verb]}: a draw passes {levels} levels without"
+                if decides:
+                    way_out += f", or give a smaller {decides}: a draw takes {progress.passes // job.row_draws} passes"
                 if job.marginal_labels:
                     way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
                 raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")
