@@ -140,6 +140,15 @@ def test_requests_are_smaller_where_a_row_takes_more_passes_or_has_a_larger_answ
     assert sample(x=wide, **drawn).spans(None)[0][1] == 8 * 1024**2 // (1024 + 8 * 4 * 1024)
 
 
+def test_more_passes_than_a_server_takes_at_once_are_sent_as_several_requests(client: Client, levels_rows: Any) -> None:
+    whole = client.elbo(levels_rows, seed=3, num_samples=200)
+    assert whole.passes == 5
+    parts = client.stream_elbo(np.split(levels_rows, 8), seed=3, num_samples=200)
+    assert np.concatenate([part.elbo for part in parts]).tobytes() == whole.elbo.tobytes()
+    with pytest.raises(InvalidInput, match="ask for fewer draws, or give a smaller num_steps"):
+        client.elbo(levels_rows[:1], num_samples=5000)
+
+
 def test_names_to_include_are_a_sequence(client: Client) -> None:
     with pytest.raises(TypeError, match=r"include=\['trajectory'\]"):
         client.sample(include="trajectory")  # type: ignore[arg-type]
