@@ -17,6 +17,7 @@ from tests.seaweed import running as running_seaweed
 from tests.support import (
     BITS,
     CONVOLUTIONAL,
+    DIFFUSION,
     FLOW_POSTERIOR,
     FLOW_PRIOR,
     HANG,
@@ -104,6 +105,32 @@ def server(served_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -
     )
     yield server
     assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def chain_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """A store of a model whose draws take passes, `diffusion`, and of `levels`, whose draws take one."""
+    store = ModelStore.open(tmp_path_factory.mktemp("chains") / "store")
+    publish(store, "diffusion", DIFFUSION)
+    publish(store, "levels", LEVELS)
+    return store
+
+
+@pytest.fixture(scope="session")
+def chain_server(chain_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of `chain_store` with a short queue; `diffusion` is the default."""
+    log = tmp_path_factory.mktemp("chain-server") / "log"
+    limits = {"ELBOD_MAX_QUEUE_ROWS": "20000", "ELBOD_MAX_NUM_SAMPLES": "5000"}
+    server = Server(chain_store.objects.url, log, "--model", "diffusion", **limits)
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def chain_http(chain_server: Server) -> Iterator[httpx.Client]:
+    """A plain HTTP client of `chain_server`."""
+    with httpx.Client(base_url=chain_server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

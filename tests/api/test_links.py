@@ -45,6 +45,41 @@ def test_whatever_changes_the_bytes_changes_the_tag(http: httpx.Client, change: 
     assert other.headers["etag"] != first.headers["etag"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_steps": 2},
+        {"level": 1},
+        {"sampler": "ddim"},
+        {"include": "trajectory"},
+        {"include": "trajectory", "trajectory_steps": 2},
+    ],
+)
+def test_whatever_changes_the_passes_changes_the_tag(chain_http: httpx.Client, change: dict[str, Any]) -> None:
+    asked: list[dict[str, Any]] = [{}, {"include": "trajectory"} if "trajectory_steps" in change else {"level": 2}]
+    others = [get(chain_http, seed=7, num_samples=4, **fields).raise_for_status() for fields in asked]
+    found = get(chain_http, seed=7, num_samples=4, **change).raise_for_status()
+    for other in others:
+        assert other.content != found.content
+        assert other.headers["etag"] != found.headers["etag"]
+    again = get(chain_http, {"If-None-Match": found.headers["etag"]}, seed=7, num_samples=4, **change)
+    assert again.status_code == 304
+
+
+def test_a_link_of_passes_gives_what_the_same_post_gives(chain_http: httpx.Client) -> None:
+    fields: dict[str, Any] = {"seed": 7, "num_samples": 3, "num_steps": 2, "level": 2, "trajectory_steps": 2}
+    posted = chain_http.post("/sample", json=fields | {"include": ["trajectory"]})
+    assert get(chain_http, **fields, include="trajectory").content == posted.content
+    assert posted.json()["trajectory_levels"] == [4, 0]
+
+
+def test_a_link_includes_one_name(chain_http: httpx.Client) -> None:
+    twice = chain_http.get("/sample?include=trajectory&include=trajectory")
+    assert (twice.status_code, twice.json()["detail"]) == (422, "include is given 2 times: give it once")
+    unknown = get(chain_http, include="bound_map")
+    assert (unknown.status_code, unknown.json()["errors"][0]["pointer"]) == (422, "/include/0")
+
+
 def test_only_a_pinned_version_and_seed_never_change(http: httpx.Client) -> None:
     assert "immutable" in get(http, model="levels@1", seed=7).headers["cache-control"]
     assert get(http, model="levels", seed=7).headers["cache-control"] == "no-cache"
@@ -67,6 +102,10 @@ def test_a_label_chooses_the_class(http: httpx.Client) -> None:
         ({"num_samples": 5001}, "/num_samples"),
         ({"format": "gif"}, "/format"),
         ({"colour": "red"}, "/colour"),
+        ({"num_steps": 2}, "/num_steps"),
+        ({"level": 0}, "/level"),
+        ({"sampler": "ancestral"}, "/sampler"),
+        ({"include": "trajectory"}, "/include"),
     ],
 )
 def test_a_bad_link_names_the_place(http: httpx.Client, query: dict[str, Any], pointer: str) -> None:

@@ -92,6 +92,21 @@ def test_an_answer_has_the_columns_in_their_order_shapes_and_dtypes(
         assert [name for name in answer if name in named] == named
 
 
+CHAINS: list[tuple[str, dict[str, Any]]] = [
+    ("/sample", {"num_samples": 2, "include": ["trajectory"], "trajectory_steps": 3}),
+    ("/encode", {"x": ROWS, "num_samples": 3, "level": 4}),
+    ("/elbo", {"x": ROWS, "num_samples": 2, "include": ["reconstruction_map", "bound_map", "kl_per_level"]}),
+    ("/elbo", {"x": ROWS, "num_levels": 2, "num_samples": 2}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), CHAINS)
+def test_an_answer_of_a_model_with_levels_has_the_columns(
+    chain_http: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    test_an_answer_has_the_columns_in_their_order_shapes_and_dtypes(chain_http, path, body)
+
+
 def check(answer: dict[str, Any], table: tuple[Column, ...], *, absent: bool = False) -> None:
     sizes = {"n": 2, "S": 3}
     for column in table:

@@ -32,10 +32,12 @@ from elbod_client._errors import (
 from elbod_client._receipts import Receipt
 from elbod_client._results import (
     AliasMove,
+    Estimator,
     FingerprintWarning,
     LoadedVersion,
     ModelIdentity,
     Posterior,
+    Process,
     PublishedModel,
     Samples,
     Scores,
@@ -55,6 +57,7 @@ __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
     "ElbodError",
+    "Estimator",
     "FingerprintWarning",
     "Forbidden",
     "InvalidInput",
@@ -65,6 +68,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Posterior",
+    "Process",
     "PublishedModel",
     "QueueFull",
     "Receipt",

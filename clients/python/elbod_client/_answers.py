@@ -13,9 +13,11 @@ from elbod_client._json import Fields, Malformed, parse_object
 from elbod_client._results import (
     AliasMove,
     Array,
+    Estimator,
     LoadedVersion,
     ModelIdentity,
     Posterior,
+    Process,
     PublishedModel,
     Samples,
     Scores,
@@ -83,7 +85,15 @@ def cut_short(response: httpx.Response, error: httpx.RequestError) -> InvalidRes
 def samples(response: httpx.Response) -> Samples:
     fields, tensors = _read_tensors(response)
     x = tensors.required("x")
-    return Samples(**_origin(fields), x=x, z=tensors.required("z", rows=len(x)))
+    process = fields.optional_object("process")
+    return Samples(
+        **_origin(fields),
+        x=x,
+        z=tensors.required("z", rows=len(x)),
+        process=None if process is None else _process(process),
+        trajectory=tensors.optional("trajectory", rows=len(x)),
+        trajectory_levels=fields.optional_integers("trajectory_levels"),
+    )
 
 
 def posterior(response: httpx.Response) -> Posterior:
@@ -100,6 +110,8 @@ def posterior(response: httpx.Response) -> Posterior:
         kl=kl,
         kl_per_dimension=tensors.optional("kl_per_dimension", rows),
         log_q=tensors.optional("log_q", rows),
+        level=fields.optional_integer("level"),
+        log_snr=fields.optional_number("log_snr"),
     )
 
 
@@ -109,6 +121,7 @@ def scores(response: httpx.Response) -> Scores:
     n = len(elbo)
     summary = fields.object("summary")
     per_row = tensors.optional_column("num_samples", n)
+    estimator = fields.optional_object("estimator")
     return Scores(
         **_origin(fields),
         elbo=elbo,
@@ -126,6 +139,8 @@ def scores(response: httpx.Response) -> Scores:
         gap_standard_error=tensors.optional_column("gap_standard_error", n),
         log_evidence=tensors.optional_column("log_evidence", n),
         reconstruction_map=tensors.optional("reconstruction_map", rows=n),
+        bound_map=tensors.optional("bound_map", rows=n),
+        kl_per_level=tensors.optional("kl_per_level", rows=n),
         summary=Summary(
             mean=summary.number("mean"),
             standard_error=summary.optional_number("standard_error"),
@@ -141,6 +156,9 @@ def scores(response: httpx.Response) -> Scores:
         conditional_on=fields.optional_text("conditional_on"),
         num_samples=fields.integer("num_samples") if per_row is None else per_row,
         num_importance_samples=fields.integer("num_importance_samples"),
+        estimator=None if estimator is None else _estimator(estimator),
+        num_steps=fields.optional_integer("num_steps"),
+        passes=fields.optional_integer("passes"),
         target_met=tensors.optional_column("target_met", n),
         quantile=tensors.optional_column("quantile", n),
         typicality=tensors.optional_column("typicality", n),
@@ -168,6 +186,19 @@ def readiness(response: httpx.Response) -> None:
     """Returns if the server says that it is ready. Raises Malformed with its words otherwise."""
     if not _read_json(response).boolean("ready"):
         raise Malformed(_excerpt(response))
+
+
+def _process(fields: Fields) -> Process:
+    return Process(
+        sampler=fields.text("sampler"),
+        num_steps=fields.integer("num_steps"),
+        level=fields.integer("level"),
+        scored=fields.boolean("scored"),
+    )
+
+
+def _estimator(fields: Fields) -> Estimator:
+    return Estimator(kind=fields.text("kind"), num_levels=fields.optional_integer("num_levels"))
 
 
 def _published(fields: Fields) -> PublishedModel:

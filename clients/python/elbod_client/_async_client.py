@@ -28,8 +28,10 @@ from elbod_client._results import (
     Posterior,
     PublishedModel,
     Result,
+    Sampler,
     Samples,
     Scores,
+    Show,
 )
 from elbod_client._retries import delay_before_retry
 
@@ -101,6 +103,11 @@ class AsyncClient:
         label: Rows | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
+        sampler: Sampler | None = None,
+        include: Sequence[Show] = (),
+        trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Samples:
@@ -114,6 +121,11 @@ class AsyncClient:
             label=label,
             temperature=temperature,
             output=output,
+            num_steps=num_steps,
+            level=level,
+            sampler=sampler,
+            include=include,
+            trajectory_steps=trajectory_steps,
             model=self._model(model),
         )
         return await self._run(plan, "sample", progress)
@@ -127,6 +139,8 @@ class AsyncClient:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Posterior:
@@ -138,6 +152,8 @@ class AsyncClient:
             seed=seed,
             first_index=first_index,
             binarize=binarize,
+            num_steps=num_steps,
+            level=level,
             model=self._model(model),
         )
         return await self._run(plan, "encode", progress)
@@ -153,6 +169,8 @@ class AsyncClient:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        num_levels: SupportsIndex | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -167,6 +185,8 @@ class AsyncClient:
             seed=seed,
             first_index=first_index,
             binarize=binarize,
+            num_steps=num_steps,
+            num_levels=num_levels,
             include=include,
             model=self._model(model),
         )
@@ -181,6 +201,11 @@ class AsyncClient:
         label: int | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
+        sampler: Sampler | None = None,
+        include: Sequence[Show] = (),
+        trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> AsyncIterator[Samples]:
@@ -194,6 +219,11 @@ class AsyncClient:
             label=label,
             temperature=temperature,
             output=output,
+            num_steps=num_steps,
+            level=level,
+            sampler=sampler,
+            include=include,
+            trajectory_steps=trajectory_steps,
             model=self._model(model),
         )
         return self._stream(_each(plan, self._options.chunk_rows), "sample", progress, plan.rows)
@@ -207,11 +237,14 @@ class AsyncClient:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> AsyncIterator[Posterior]:
         """As `Client.stream_encode`; the batches may come asynchronously."""
         common = {"label": label, "num_samples": num_samples, "binarize": binarize}
+        common |= {"num_steps": num_steps, "level": level}
         drawn, chosen = _verbs.drawn(seed), self._model(model)
 
         def plan(rows: Rows, first: int) -> Plan[Posterior]:
@@ -230,6 +263,8 @@ class AsyncClient:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        num_levels: SupportsIndex | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -247,6 +282,8 @@ class AsyncClient:
                 seed=drawn,
                 first_index=first,
                 binarize=binarize,
+                num_steps=num_steps,
+                num_levels=num_levels,
                 include=include,
                 model=chosen,
             )

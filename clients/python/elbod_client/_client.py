@@ -29,8 +29,10 @@ from elbod_client._results import (
     Posterior,
     PublishedModel,
     Result,
+    Sampler,
     Samples,
     Scores,
+    Show,
 )
 from elbod_client._retries import delay_before_retry
 
@@ -54,9 +56,9 @@ class Client:
     max_retries: further attempts after 429, 503 and connections that fail or break, with growing pauses or as the
         server's `Retry-After` asks; the default bridges 5.6 s at least. Not after `timeout`. Each is logged at INFO
         on the logger `elbod_client`.
-    chunk_rows: rows of one request; by default some thousand, fewer of large rows and of many draws. What is longer is
-        sent as several requests, `concurrency` of them at a time, and comes back as one result with the same bytes. The
-        first one resolves the model, and all others name the version that it found.
+    chunk_rows: rows of one request; by default some thousand, fewer of large rows and of many draws or steps. What is
+        longer is sent as several requests, `concurrency` of them at a time, and comes back as one result with the same
+        bytes. The first one resolves the model, and all others name the version that it found.
     http_client: an httpx.Client to send with (proxies, certificates, transports); it stays yours to close.
 
     Rows may be arrays, nested lists, tensors of torch, images of Pillow, or lists of those. Calls raise ElbodError (see
@@ -113,6 +115,11 @@ class Client:
         label: Rows | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
+        sampler: Sampler | None = None,
+        include: Sequence[Show] = (),
+        trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Samples:
@@ -125,6 +132,12 @@ class Client:
         label: the class to draw from, which a conditional model needs: one number for all rows, or n of them.
         temperature: scale of the randomness of z; 0 is its mean. Not with `z`.
         output: "sample", or "mean" for E[x|z]. Reconstruction is `x`, temperature=0, output="mean".
+        num_steps: of models with levels 0 ... T, passes of a draw; T unless given. `elbo` with the same number scores
+            the model that was sampled.
+        level: of models with levels, where z stands, which must be one of the levels that the draws pass. By default
+            the one where signal and noise are equal. With `x`, 0 reconstructs, T draws afresh, those between vary it.
+        sampler: of models with levels, "ancestral" (default), or "ddim", whose draws have no bound.
+        include: "trajectory" adds E[x|z] at `trajectory_steps` levels (8 unless given) on the way down.
         progress: a bar over the rows; needs tqdm.
         """
         plan = _verbs.sample(
@@ -136,6 +149,11 @@ class Client:
             label=label,
             temperature=temperature,
             output=output,
+            num_steps=num_steps,
+            level=level,
+            sampler=sampler,
+            include=include,
+            trajectory_steps=trajectory_steps,
             model=self._model(model),
         )
         return self._run(plan, "sample", progress)
@@ -149,6 +167,8 @@ class Client:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Posterior:
@@ -158,6 +178,7 @@ class Client:
             draw of each value.
         label: the class of each row, which a conditional model needs: one number for all rows, or n of them.
         seed, first_index: as in `sample`; the draws are the ones that `elbo` uses.
+        num_steps, level: as in `sample`, which continues these draws if it is given them as `z`.
         progress: as in `sample`.
         """
         plan = _verbs.encode(
@@ -167,6 +188,8 @@ class Client:
             seed=seed,
             first_index=first_index,
             binarize=binarize,
+            num_steps=num_steps,
+            level=level,
             model=self._model(model),
         )
         return self._run(plan, "encode", progress)
@@ -182,6 +205,8 @@ class Client:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        num_levels: SupportsIndex | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -195,7 +220,11 @@ class Client:
         num_importance_samples: draws a row for the tighter importance-weighted bound; 0 for none.
         target_standard_error: nats; instead of num_samples, each row gets the draws that a pilot of 64 asks for.
         seed, first_index, progress: as in `sample`.
-        include: "reconstruction_map" adds E_q[log p(x_i|z)] of every element.
+        num_steps: of models with levels 0 ... T, passes of a path; T unless given. Another number is another model.
+        num_levels: of models with levels, each draw visits so many sampled levels in place of a whole path: cheaper,
+            and less precise. Without num_steps, importance samples and `include`.
+        include: "reconstruction_map" adds E_q[log p(x_i|z)] of every element; of models with levels, "bound_map" each
+            element's share of elbo, and "kl_per_level" the divergence of each pass.
         """
         plan = _verbs.elbo(
             x,
@@ -206,6 +235,8 @@ class Client:
             seed=seed,
             first_index=first_index,
             binarize=binarize,
+            num_steps=num_steps,
+            num_levels=num_levels,
             include=include,
             model=self._model(model),
         )
@@ -220,6 +251,11 @@ class Client:
         label: int | None = None,
         temperature: float = 1.0,
         output: Output = "sample",
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
+        sampler: Sampler | None = None,
+        include: Sequence[Show] = (),
+        trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Iterator[Samples]:
@@ -236,6 +272,11 @@ class Client:
             label=label,
             temperature=temperature,
             output=output,
+            num_steps=num_steps,
+            level=level,
+            sampler=sampler,
+            include=include,
+            trajectory_steps=trajectory_steps,
             model=self._model(model),
         )
         parts = ((plan, span) for span in plan.spans(self._options.chunk_rows))
@@ -250,6 +291,8 @@ class Client:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        level: SupportsIndex | None = None,
         model: str | None = None,
         progress: bool = False,
     ) -> Iterator[Posterior]:
@@ -258,6 +301,7 @@ class Client:
         Batches are taken as they are needed, so that memory holds `concurrency` of them and their results.
         """
         common = {"label": label, "num_samples": num_samples, "binarize": binarize}
+        common |= {"num_steps": num_steps, "level": level}
         drawn, chosen = _verbs.drawn(seed), self._model(model)
 
         def plan(rows: Rows, first: int) -> Plan[Posterior]:
@@ -276,6 +320,8 @@ class Client:
         seed: SupportsIndex | None = None,
         first_index: SupportsIndex = 0,
         binarize: Binarize | None = None,
+        num_steps: SupportsIndex | None = None,
+        num_levels: SupportsIndex | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -293,6 +339,8 @@ class Client:
                 seed=drawn,
                 first_index=first,
                 binarize=binarize,
+                num_steps=num_steps,
+                num_levels=num_levels,
                 include=include,
                 model=chosen,
             )

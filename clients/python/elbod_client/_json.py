@@ -58,6 +58,9 @@ class Fields:
     def object(self, name: str) -> "Fields":
         return Fields(self._typed(name, dict), f"{self._where}{name}.")
 
+    def optional_object(self, name: str) -> "Fields | None":
+        return None if self._values.get(name) is None else self.object(name)
+
     def objects(self, name: str) -> list["Fields"]:
         """The elements of a list of objects."""
         places = enumerate(self._typed(name, list))
@@ -71,6 +74,9 @@ class Fields:
         values = self._typed(name, list)
         keyed = Fields({str(i): value for i, value in enumerate(values)}, f"{self._where}{name}.")
         return tuple(keyed.integer(str(i)) for i in range(len(values)))
+
+    def optional_integers(self, name: str) -> tuple[int, ...] | None:
+        return None if self._values.get(name) is None else self.integers(name)
 
     def names(self) -> list[str]:
         return list(self._values)

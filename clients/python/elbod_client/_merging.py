@@ -18,7 +18,8 @@ SHARED: Final = frozenset({"scale_tril"})
 
 
 def samples(parts: Sequence[Samples]) -> Samples:
-    return replace(_origin(parts), x=_joined([part.x for part in parts]), z=_joined([part.z for part in parts]))
+    columns: dict[str, Any] = {name: _column(parts, name) for name in ("x", "z", "trajectory")}
+    return replace(_origin(parts), **columns)
 
 
 def posterior(parts: Sequence[Posterior]) -> Posterior:
@@ -81,7 +82,9 @@ def _column(parts: Sequence[Any], name: str) -> Array | None:
     )
 
 
-def _rows(part: Scores | Posterior) -> int:
+def _rows(part: Samples | Scores | Posterior) -> int:
+    if isinstance(part, Samples):
+        return len(part.x)
     if isinstance(part, Scores):
         return len(part.elbo)
     row_wise = [values for name, values in part.parameters.items() if name not in SHARED]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from elbod_client import _safetensors
 from elbod_client._calls import Call
-from elbod_client._errors import BodyTooLarge, DeadlineExceeded, ElbodError
+from elbod_client._errors import BodyTooLarge, DeadlineExceeded, ElbodError, InvalidInput
 from elbod_client._receipts import Asked
 from elbod_client._results import Result
 
@@ -23,6 +23,8 @@ Span = tuple[int, int]
 CHUNK_ROWS: Final = 4096
 CHUNK_BYTES: Final = 8 * 1024**2
 CHUNK_DRAWS: Final = 16_384
+# What a server asks for whose queue would never hold all of a request's work.
+_WAY_OUT: Final = "split its rows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,9 @@ def too_much(plan: Plan[Any], span: Span, error: ElbodError) -> tuple[Span, Span
     """
     start, stop = span
     parts = stop - start < plan.rows
-    if not plan.divisible or not (isinstance(error, BodyTooLarge) or (parts and isinstance(error, DeadlineExceeded))):
+    # Only the server knows how many passes a draw takes, and says so.
+    too_large = isinstance(error, BodyTooLarge) or (isinstance(error, InvalidInput) and _WAY_OUT in str(error))
+    if not plan.divisible or not (too_large or (parts and isinstance(error, DeadlineExceeded))):
         return None
     middle = (start + stop) // 2
     return None if middle == start else ((start, middle), (middle, stop))

@@ -83,23 +83,49 @@ def _describe(value: object) -> str:
     return str(value) if isinstance(value, ModelIdentity) else repr(value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """How draws of a model with levels were made; z stands at `level`.
+
+    scored: `elbo` with the same num_steps bounds log p(x) of the distribution that was drawn from.
+    """
+
+    sampler: str
+    num_steps: int
+    level: int
+    scored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """What a draw of a model with levels is: a whole path (kind "paths"), or num_levels sampled levels ("levels")."""
+
+    kind: str
+    num_levels: int | None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Samples(Result):
     """x ~ p(x|z), or E[x|z] for output "mean".
 
     x: (n, *event_shape), data units, in the dtype of the training data (float32 for "mean").
-    z: (n, latent_dim), float32, the latents that x was decoded from.
+    z: (n, latent_dim), float32, the latents that x was decoded from; of models with levels those of process.level.
+    process: how models with levels drew; None for others.
+    trajectory: (n, k, *event_shape), float32, E[x|z] at the k trajectory_levels, descending; None unless included.
     """
 
     x: Array
     z: Array
+    process: Process | None
+    trajectory: Array | None
+    trajectory_levels: tuple[int, ...] | None
 
     def _repr_png_(self) -> bytes | None:
         """The first rows as a grid, which notebooks show; None for rows that are no images."""
         return _pictures.grid(self.x[: _pictures.MAX_SHOWN]) if _pictures.are_images(self.x) else None
 
     def save(self, path: str | Path) -> None:
-        """Write a grid of all rows to a .png, x to an .npy, x and z to an .npz or .safetensors.
+        """Write a grid of all rows to a .png, x to an .npy, x, z and the trajectory to an .npz or .safetensors.
 
         The grid's white is the largest value of x. Raises ValueError for other endings, and for a picture of what is
         none.
@@ -110,10 +136,10 @@ class Samples(Result):
         elif path.suffix == ".npy":
             np.save(path, self.x)
         elif path.suffix == ".npz":
-            np.savez(path, x=self.x, z=self.z)
+            np.savez(path, **self._arrays())  # type: ignore[arg-type]
         elif path.suffix == ".safetensors":
             origin = {"model": str(self.model), "digest": self.model.digest, "seed": self.seed}
-            path.write_bytes(_safetensors.write(origin, {"x": self.x, "z": self.z}))
+            path.write_bytes(_safetensors.write(origin, self._arrays()))
         else:
             raise ValueError(f"{path}: the ending must be .png, .npy, .npz or .safetensors")
 
@@ -130,6 +156,7 @@ class Posterior(Result):
     kl: (n,), KL(q(z|x) || p(z)), nats; where it has no closed form the mean of the draws, None without draws.
     kl_per_dimension: (n, latent_dim), nats; None where it does not separate.
     log_q: (n, num_samples), log q(z|x) of the draws, nats; None where KL is known in closed form.
+    level, log_snr: of models with levels, where z and q stand, and its log signal-to-noise ratio; None for others.
     """
 
     family: str
@@ -139,6 +166,8 @@ class Posterior(Result):
     kl: Array | None
     kl_per_dimension: Array | None
     log_q: Array | None
+    level: int | None
+    log_snr: float | None
 
     @property
     def mean(self) -> Array:
@@ -193,6 +222,10 @@ class Scores(Result):
     gap, gap_standard_error: estimate of KL(q(z|x) || p(z|x)); gap_kind says "lower" (bound) or "exact".
     log_evidence: log p(x) of families that have it in closed form.
     reconstruction_map: (n, *event_shape), E_q[log p(x_i|z)] of every element, if included.
+    bound_map: (n, *event_shape), each element's share of elbo, if included; of models with levels.
+    kl_per_level: (n, num_steps + 1), the mean divergence of the pass that makes each level 0 ... T, if included.
+    estimator, num_steps, passes: of models with levels, what a draw is, the steps of the model that was scored, and the
+        network passes of a draw; None for others.
     quantile: of elbo among the model's reference_size calibration rows, with reference_num_samples draws, in (0, 1].
     typicality: conformal p-value of the same comparison, small is atypical; reference_reason says why both are None.
     target_met: bool, whether standard_error <= target_standard_error; then num_samples is (n,) int64, too.
@@ -218,6 +251,8 @@ class Scores(Result):
     gap_standard_error: Floats | None
     log_evidence: Floats | None
     reconstruction_map: Floats | None
+    bound_map: Floats | None
+    kl_per_level: Floats | None
     summary: Summary
     likelihood: str
     measure: str
@@ -228,6 +263,9 @@ class Scores(Result):
     conditional_on: str | None
     num_samples: int | Array
     num_importance_samples: int
+    estimator: Estimator | None
+    num_steps: int | None
+    passes: int | None
     target_met: Array | None
     quantile: Floats | None
     typicality: Floats | None
@@ -285,4 +323,6 @@ class PublishedModel:
 
 Output = Literal["sample", "mean"]
 Binarize = Literal["threshold", "stochastic"]
-Include = Literal["reconstruction_map"]
+Sampler = Literal["ancestral", "ddim"]
+Show = Literal["trajectory"]
+Include = Literal["reconstruction_map", "bound_map", "kl_per_level"]

@@ -24,11 +24,15 @@ _IMMUTABLE = "max-age=31536000, immutable"
 
 
 class SampleLink(SampleRequest):
-    """POST /sample's fields in a link; `label` is one class for all rows."""
+    """POST /sample's fields in a link; `label` is one class for all rows, and `include` one name."""
 
     model_config = ConfigDict(strict=False, extra="forbid")
 
     label: int | None = Field(None, ge=0, lt=2**31, description="class number of a conditional model")
+    # A parameter is given once: two names would be two parameters.
+    include: list[Literal["trajectory"]] = Field(
+        default_factory=list, max_length=1, description="trajectory: E[x|z] on the way down, of models with levels"
+    )
     format: Literal["json", "png"] = Field("json", description="png: one grid of pictures")
 
     _integers = field_validator(

@@ -19,6 +19,8 @@ def encode(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=0, help="Draws of z a row.")] = 0,
     binarize: Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")] = None,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
+    level: Annotated[int | None, typer.Option(min=0, help="Where z stands, of a model with levels.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
@@ -54,7 +56,14 @@ def encode(
     from elbod.training.held_out import rows_to_score
 
     check_count("--num-samples", num_samples, settings.max_num_samples)
-    fields = {"seed": seed, "first_index": first_index, "num_samples": num_samples, "binarize": binarize}
+    fields = {
+        "seed": seed,
+        "first_index": first_index,
+        "num_samples": num_samples,
+        "binarize": binarize,
+        "num_steps": num_steps,
+        "level": level,
+    }
     if in_parts:
         from elbod.cli import parts
 

@@ -81,15 +81,13 @@ def run(request: Request, settings: Settings) -> Done:
     output = Output(_shared(request.output))
 
     def plan(fingerprint: str) -> Plan:
-        marginal = request.verb is Verb.ELBO and not request.fields.get("given_labels")
-        draws = max(request.fields.get(key, 1) for key in ("num_samples", "num_importance_samples"))
         return Plan(
             verb=request.verb,
             model=name,
             digest=manifest.digest,
             fingerprint=fingerprint,
             rows=total,
-            part_rows=request.part_rows or rows_of_a_part(manifest, draws, marginal=marginal),
+            part_rows=request.part_rows or rows_of_a_part(manifest, request.verb, request.fields),
             data=None if rows is None else rows.identity,
             **request.fields,
         )

@@ -17,6 +17,9 @@ def sample(
     label: Annotated[int | None, typer.Option(min=0, help="The class of all rows, of a conditional model.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=100, help="Scale of the randomness of z.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="E[x|z] in place of a sample.")] = False,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
+    level: Annotated[int | None, typer.Option(min=0, help="Where z stands, of a model with levels.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
@@ -35,6 +38,8 @@ def sample(
 
     Example: elbod sample 64 --model digits --output digits.png
     """
+    if sampler not in (None, "ancestral", "ddim"):
+        raise typer.BadParameter("--sampler is ancestral or ddim")
     in_parts = check_engine(engine, actors, part_rows, output)
     from elbod.cli.tables import check_output, write_arrays, write_whole
     from elbod.settings import load_settings
@@ -56,7 +61,9 @@ def sample(
         "first_index": first_index,
         "temperature": temperature,
         "output": "mean" if mean else "sample",
-    }
+        "num_steps": num_steps,
+        "level": level,
+    } | ({} if sampler is None else {"sampler": sampler})
     if in_parts:
         from elbod.cli import parts
 

@@ -31,6 +31,10 @@ def score(
         bool,
         typer.Option("--given-labels", help="Score log p(x|y) with the data's labels, not their marginal log p(x)."),
     ] = False,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
+    num_levels: Annotated[
+        int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     output: Annotated[
@@ -83,6 +87,8 @@ def score(
         "num_samples": num_samples,
         "num_importance_samples": importance_samples,
         "binarize": binarize,
+        "num_steps": num_steps,
+        "num_levels": num_levels,
     }
     if in_parts:
         assert output is not None
@@ -112,6 +118,8 @@ def score(
             "seed": seed,
             "first_index": first_index,
             "num_samples": num_samples,
+            "num_steps": num_steps,
+            "num_levels": num_levels,
             "conditional_on": "label" if given_labels else None,
             "output": done.output.url,
             **comparison.overview(done.output.read(plan.parts), likelihood, importance_samples),
@@ -140,6 +148,8 @@ def score(
             "seed": seed,
             "first_index": first_index,
             "num_samples": num_samples,
+            "num_steps": num_steps,
+            "num_levels": num_levels,
             "conditional_on": "label" if given_labels else None,
             **comparison.overview(columns, resident.description.likelihood, importance_samples),
         }

@@ -121,7 +121,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{report['model']}: {report['rows']}" + (", given their labels" if report["conditional_on"] else "")
+    yield f"{report['model']}: {report['rows']}" + "".join(f", {said}" for said in _conditions(report))
     yield _bound(f"ELBO, S = {report['num_samples']}", report, "elbo", "", "bits_per_dim")
     if report["monte_carlo_standard_error"] is not None:
         yield f"  {'Monte-Carlo error':<20}{report['monte_carlo_standard_error']:12.2f}"
@@ -151,6 +151,16 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         for name, area in scores.items():
             failure = "   ranks flips as more like the data" if area["auroc"] < 0.5 else ""
             yield f"  {name:<20}{area['auroc']:12.3f} ± {_number(area['standard_error'])}{failure}"
+
+
+def _conditions(report: dict[str, Any]) -> Iterator[str]:
+    """What makes these scores differ from others of the model."""
+    if report["conditional_on"]:
+        yield "given their labels"
+    if report["num_steps"]:
+        yield f"in {report['num_steps']} steps"
+    if report["num_levels"]:
+        yield f"{report['num_levels']} sampled levels a draw"
 
 
 def _bound(title: str, report: dict[str, Any], key: str, prefix: str, bits: str | None) -> str:

@@ -3,9 +3,12 @@
 import threading
 from dataclasses import dataclass
 
-from elbod.engine.jobs import Job
+from elbod.engine.jobs import Verb
 from elbod.engine.progress import Progress
 from elbod.errors import Draining, InvalidInput, QueueFull
+
+# Fields that decide how many passes of the network draws of a model with levels take; those of /encode take none.
+_PASSES = {Verb.SAMPLE: "num_steps", Verb.ELBO: "num_steps or num_levels"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,8 @@ class Admission:
 
     def admit(self, progress: Progress) -> None:
         """Count a job. Raises InvalidInput (larger than the whole queue), QueueFull, Draining."""
-        job, size = progress.job, progress.size
-        passes = progress.passes
-        self._refuse_oversized(job, passes, size)
+        passes, size = progress.passes, progress.size
+        self._refuse_oversized(progress)
         with self._changed:
             if self._draining:
                 raise Draining("the server is shutting down: try another one")
@@ -73,13 +75,17 @@ class Admission:
         before = self._passes_per_second
         self._passes_per_second = passes_per_second if before is None else 0.95 * before + 0.05 * passes_per_second
 
-    def _refuse_oversized(self, job: Job, passes: int, size: int) -> None:
+    def _refuse_oversized(self, progress: Progress) -> None:
+        job = progress.job
+        decides = _PASSES.get(job.verb) if progress.resident.levels else None
         for what, amount, limit in (
-            ("row-draws", passes, self.limits.max_queue_rows),
-            ("bytes", size, self.limits.max_queue_bytes),
+            ("network passes" if decides else "row-draws", progress.passes, self.limits.max_queue_rows),
+            ("bytes", progress.size, self.limits.max_queue_bytes),
         ):
             if amount > limit:
                 way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
+                if decides:
+                    way_out += f", or give a smaller {decides}: a draw takes {progress.passes // job.row_draws} passes"
                 if job.marginal_labels:
                     way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
                 raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")

@@ -11,6 +11,7 @@ from elbod.engine import columns
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.generators.bounds import summarize
+from elbod.requests.levels import evaluations
 
 _SAMPLE = tuple(column.name for column in columns.SAMPLE)
 _ELBO = tuple(column.name for column in columns.ELBO if column.single is None)
@@ -109,13 +110,14 @@ def _kl_estimator(job: Job, model: ModelDescription) -> str:
 
 
 def _passes(job: Job, model: ModelDescription) -> dict[str, Any]:
-    """Which passes the draws of a model with levels took, and how many evaluations of its network a draw."""
+    """What a draw of a model with levels is, and how many evaluations of the network it takes."""
     if model.levels is None:
         return {"estimator": None, "num_steps": None, "passes": None}
     steps = job.num_steps or model.levels.count
     kind = "paths" if job.num_levels is None else "levels"
     estimator = {"kind": kind, "num_levels": job.num_levels}
-    return {"estimator": estimator, "num_steps": steps, "passes": 1 + (job.num_levels or steps)}
+    passes = evaluations(model.levels.count, job.num_steps, job.num_levels)
+    return {"estimator": estimator, "num_steps": steps, "passes": passes}
 
 
 def _calibration(job: Job, model: ModelDescription) -> dict[str, Any]:

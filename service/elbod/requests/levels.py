@@ -61,6 +61,11 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     )
 
 
+def evaluations(levels: int, num_steps: int | None, num_levels: int | None) -> int:
+    """Evaluations of the network that a draw takes: one for each pass or sampled level, and one that observes z_0."""
+    return 1 + (num_levels or num_steps or levels)
+
+
 def _level(asked: Asked, default: int, downward: tuple[int, ...]) -> int:
     """The level of z: the one that is asked for, or that of the grid that is nearest to the default."""
     if asked.level is None:

@@ -10,13 +10,16 @@ import numpy as np
 
 from elbod.engine.description import ModelDescription
 from elbod.engine.jobs import Array, Binarize, Job, Verb
+from elbod.errors import StartupError
+from elbod.generators.checkpoint import InvalidCheckpoint, blueprint_of, outline
 from elbod.requests.checks import UNLIMITED
+from elbod.requests.levels import evaluations
 from elbod.requests.verbs import ElboRequest, EncodeRequest, SampleRequest, VerbRequest, validated
 from elbod_store import Manifest
 from elbod_store.canonical import canonical
 
 # A part is lost with the process that works it: seconds to a minute of a core's work, and little memory.
-_ROW_DRAWS = 4 * 1024**2
+_PASSES = 4 * 1024**2
 _ROWS = 16_384
 _BYTES = 64 * 1024**2
 
@@ -52,6 +55,10 @@ class Plan:
     label: int | None = None
     temperature: float = 1.0
     output: Literal["sample", "mean"] = "sample"
+    num_steps: int | None = None
+    num_levels: int | None = None
+    level: int | None = None
+    sampler: Literal["ancestral", "ddim"] | None = None
 
     @property
     def parts(self) -> int:
@@ -65,7 +72,8 @@ class Plan:
         """The job of `rows` rows from `start` on; `label` where it is given. Raises InvalidInput."""
         kind, index = _REQUESTS[self.verb], self.first_index + start
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields = {name: fields[name] for name in fields.keys() & kind.model_fields.keys()} | {"first_index": index}
+        asked = {name for name in fields.keys() & kind.model_fields.keys() if fields[name] is not None}
+        fields = {name: fields[name] for name in asked} | {"first_index": index}
         if self.verb is Verb.SAMPLE:
             fields["num_samples"] = rows
             label = None if self.label is None else np.asarray(self.label)
@@ -89,11 +97,21 @@ class Plan:
         return f"its {name} is {_brief(getattr(other, name))}, asked for is {_brief(getattr(self, name))}"
 
 
-def rows_of_a_part(manifest: Manifest, draws: int, *, marginal: bool) -> int:
-    """How many rows one part should have, by what a row of so many draws costs."""
-    row_draws = max(1, draws) * (len(manifest.labels or ()) if marginal and manifest.labels else 1)
+def rows_of_a_part(manifest: Manifest, verb: Verb, fields: Mapping[str, Any]) -> int:
+    """How many rows one part should have, by the network passes that a row takes with these fields of a plan.
+
+    Raises StartupError where the model's family is unknown.
+    """
+    draws: int = max(fields.get(name, 1) for name in ("num_samples", "num_importance_samples"))
+    marginal = verb is Verb.ELBO and not fields.get("given_labels")
+    copies = len(manifest.labels) if marginal and manifest.labels else 1
+    try:
+        levels = outline(blueprint_of(manifest)).levels
+    except InvalidCheckpoint as error:
+        raise StartupError(f"{manifest.name}@{manifest.version} cannot be cut into parts: {error}") from error
+    passes = max(1, draws) * copies * evaluations(levels, fields.get("num_steps"), fields.get("num_levels"))
     row_bytes = 8 * int(np.prod(manifest.event_shape))
-    return max(1, min(_ROWS, _ROW_DRAWS // row_draws, _BYTES // row_bytes))
+    return max(1, min(_ROWS, _PASSES // passes, _BYTES // row_bytes))
 
 
 def _brief(value: Any) -> str:

@@ -12,8 +12,10 @@ from elbod_client import (
     AsyncClient,
     Client,
     ElbodError,
+    Estimator,
     ModelIdentity,
     Posterior,
+    Process,
     PublishedModel,
     QueueFull,
     Receipt,
@@ -29,8 +31,17 @@ def use(x: NDArray[np.uint8]) -> float | None:
         samples = assert_type(client.sample(64, seed=7), Samples)
         client.sample(z=samples.z[:2], output="mean")
         client.sample(label=[0, 1, 2], temperature=0.5)
+        drawn = client.sample(
+            num_steps=8, level=np.int64(4), sampler="ddim", include=["trajectory"], trajectory_steps=3
+        )
+        assert_type(drawn.process, Process | None)
+        assert_type(drawn.trajectory_levels, tuple[int, ...] | None)
         posterior = assert_type(client.encode(x, num_samples=np.int64(3)), Posterior)
         scores = assert_type(client.elbo(x, num_importance_samples=64, include=["reconstruction_map"]), Scores)
+        levels = client.elbo(x, num_steps=8, include=["bound_map", "kl_per_level"])
+        assert_type(levels.estimator, Estimator | None)
+        assert_type(client.elbo(x, num_levels=4).passes, int | None)
+        assert_type(client.encode(x, level=4, num_steps=8).log_snr, float | None)
         client.with_options(model="digits@3", timeout=2.5).elbo([[[0, 1], [2, 3]]])
         assert_type(client.models(), tuple[PublishedModel, ...])
         assert_type(client.promote("digits", "production", 3, expected=2, why="better"), AliasMove)
@@ -66,5 +77,7 @@ def mistakes(client: Client, x: NDArray[np.uint8]) -> None:
     client.elbo(x, 16)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     client.elbo(x, num_samples=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.sample(output="median")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.sample(sampler="heun")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.sample(include=["bound_map"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     client.elbo(x, include="reconstruction_map")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.elbo(x).summary = client.elbo(x).summary  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,6 +16,8 @@ def encode(
     first_index: options.FirstIndex = 0,
     binarize: options.Binarize = None,
     label: options.Label = None,
+    num_steps: options.NumSteps = None,
+    level: options.Level = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels that images are cropped and resized to.")
     ] = None,
@@ -46,6 +48,8 @@ def encode(
             first_index=first_index,
             binarize=binarize,  # type: ignore[arg-type]
             label=label,
+            num_steps=num_steps,
+            level=level,
             progress=not (quiet or as_json),
         )
         for found in parts:

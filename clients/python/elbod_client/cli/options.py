@@ -16,6 +16,8 @@ Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Decides ev
 FirstIndex = Annotated[int, typer.Option(min=0, help="Example index of the first row.")]
 Binarize = Annotated[str | None, typer.Option(help="threshold or stochastic: x in [0, 1] to bits.")]
 Label = Annotated[int | None, typer.Option(min=0, help="The class of all rows, of a conditional model.")]
+NumSteps = Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")]
+Level = Annotated[int | None, typer.Option(min=0, help="Where z stands, of a model with levels.")]
 ReceiptPath = Annotated[
     str | None,
     typer.Option(metavar="FILE.json", help="Write a receipt, for `elboctl replay`, and its arrays beside it."),
@@ -29,6 +31,11 @@ def connect(url: str | None, model: str | None, timeout: float) -> Client:
 def check_binarize(value: str | None) -> None:
     if value not in (None, "threshold", "stochastic"):
         raise typer.BadParameter("--binarize is threshold or stochastic")
+
+
+def check_sampler(value: str | None) -> None:
+    if value not in (None, "ancestral", "ddim"):
+        raise typer.BadParameter("--sampler is ancestral or ddim")
 
 
 def say(lines: list[str], described: Mapping[str, Any], as_json: bool) -> None:

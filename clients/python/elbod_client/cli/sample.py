@@ -18,6 +18,9 @@ def sample(
     label: options.Label = None,
     temperature: Annotated[float, typer.Option(min=0, help="Scale of the randomness of z.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="E[x|z] in place of a sample.")] = False,
+    num_steps: options.NumSteps = None,
+    level: options.Level = None,
+    sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
     receipt: options.ReceiptPath = None,
     model: options.Model = None,
     url: options.Url = None,
@@ -30,6 +33,7 @@ def sample(
     """
     if output.suffix not in {".png", ".npy", ".npz", ".safetensors"}:
         raise typer.BadParameter(f"--output {output}: the ending must be .png, .npy, .npz or .safetensors")
+    options.check_sampler(sampler)
     with options.connect(url, model, timeout) as client:
         samples = client.sample(
             num_samples,
@@ -38,6 +42,9 @@ def sample(
             label=label,
             temperature=temperature,
             output="mean" if mean else "sample",
+            num_steps=num_steps,
+            level=level,
+            sampler=sampler,  # type: ignore[arg-type]
         )
     samples.save(output)
     if receipt is not None:

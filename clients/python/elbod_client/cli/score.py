@@ -17,6 +17,10 @@ def score(
     first_index: options.FirstIndex = 0,
     binarize: options.Binarize = None,
     label: options.Label = None,
+    num_steps: options.NumSteps = None,
+    num_levels: Annotated[
+        int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels that images are cropped and resized to.")
     ] = None,
@@ -48,6 +52,8 @@ def score(
         "first_index": first_index,
         "binarize": binarize,
         "label": label,
+        "num_steps": num_steps,
+        "num_levels": num_levels,
         "model": model,
     }
     parts = outputs.Parts(output, asked)
@@ -65,6 +71,8 @@ def score(
             first_index=first_index + done,
             binarize=binarize,  # type: ignore[arg-type]
             label=label,
+            num_steps=num_steps,
+            num_levels=num_levels,
             progress=not (quiet or as_json),
         )
         try:
