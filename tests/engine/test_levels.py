@@ -15,6 +15,7 @@ from torch.distributions import Normal
 
 from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
+from elbod.engine.bulk import open_bulk
 from elbod.engine.compute import Compute
 from elbod.engine.jobs import Encodings, Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident, load
@@ -255,3 +256,14 @@ def test_a_damaged_schedule_is_refused_at_load(tmp_path: Path, backend: EagerBac
     assert loaded.description.levels is not None
     assert loaded.description.levels.count == LEVELS
     assert loaded.description.levels.default == 2
+
+
+def test_a_large_set_is_cut_by_its_passes(backend: EagerBackend, digits: Resident) -> None:
+    """Into jobs that any queue admits, with the bytes of each row alone."""
+    job = Job(verb=Verb.ELBO, rows=1_000, seed=2, x=rows(1_000), num_samples=60)
+    heard: list[int] = []
+    with open_bulk(backend, 1) as bulk:
+        found = bulk.run(job, digits, heard.append)
+        last = bulk.run(replace(job, rows=1, x=job.x[-1:], first_index=999), digits, heard.append)
+    assert max(heard) * 60 * (LEVELS + 1) <= 65_536
+    assert found["elbo"][-1:].tobytes() == last["elbo"].tobytes()

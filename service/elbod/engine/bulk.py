@@ -16,11 +16,12 @@ from elbod.engine.backends import Backend
 from elbod.engine.compute import Compute
 from elbod.engine.jobs import Array, Encodings, Job, Result, Samples, Scores
 from elbod.engine.loading import Resident
+from elbod.engine.passes import evaluations, passes
 from elbod.errors import InvalidInput, ModelFailure
 from elbod.machine import usable_cores
 
-# Rows times draws of one job: seconds of work, so that progress shows, and little memory.
-_JOB_ROW_DRAWS = 65_536
+# Evaluations of the network of one job: seconds of work, so that progress shows, and little memory.
+_JOB_PASSES = 65_536
 _JOB_ROWS = 1_024
 # Of its x: large rows would else be more than a queue admits.
 _JOB_BYTES = 32 * 1024**2
@@ -46,7 +47,8 @@ class Bulk:
 
     def _run(self, job: Job, resident: Resident) -> Iterator[tuple[int, Result]]:
         row_bytes = resident.generator.likelihood.event_dims * 8 if job.x is None else job.x[0].nbytes
-        step = max(1, min(_JOB_ROWS, _JOB_ROW_DRAWS // (job.copies * max(1, job.draws)), _JOB_BYTES // row_bytes))
+        row_passes = job.copies * max(1, job.draws) * evaluations(passes(job, resident.levels))
+        step = max(1, min(_JOB_ROWS, _JOB_PASSES // row_passes, _JOB_BYTES // row_bytes))
         waiting: deque[tuple[int, int, Future[Result]]] = deque()
         try:
             for number, start in enumerate(range(0, job.rows, step)):

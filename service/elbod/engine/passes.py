@@ -82,6 +82,11 @@ def passes(job: Job, levels: int, *, pilot: bool = False) -> Passes:
     return (Pass(begin, levels, levels, Keep.PATH), *_steps(advance, _downward(job, levels)), last)
 
 
+def evaluations(way: Passes) -> int:
+    """What a draw costs: how often it runs the network. Draws that run none count as one."""
+    return max(1, sum(step.program.evaluates for step in way))
+
+
 def encodes(job: Job, levels: int) -> bool:
     """Whether rows are encoded before their draws."""
     return job.x is not None and (levels > 0 or _only(job) is not SCORE_ROWS)

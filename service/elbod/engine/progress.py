@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from elbod.engine.jobs import PILOT_DRAWS, Array, Job, Verb
 from elbod.engine.loading import Resident
-from elbod.engine.passes import Keep, Passes, encodes, passes
+from elbod.engine.passes import Keep, Passes, encodes, evaluations, passes
 from elbod.engine.programs import ENCODE, Program
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.generators.base import Generator
@@ -133,8 +133,7 @@ class Progress:
     def __init__(self, job: Job, resident: Resident, deliver: Callable[..., None]) -> None:
         self.job, self.resident, self.deliver = job, resident, deliver
         self.way, self.encodes = passes(job, resident.levels), encodes(job, resident.levels)
-        # What a draw costs, in evaluations of the network.
-        self.passes = job.row_draws * max(1, sum(one.program.evaluates for one in self.way))
+        self.passes = job.row_draws * evaluations(self.way)
         self._rows_at_once = self._chunk_rows()
         in_slots = min(job.rows, self._rows_at_once) * self._slot_bytes
         self.size = work_bytes(job, resident.generator) + in_slots
