@@ -57,6 +57,10 @@ def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
     return dict(request) | {name: int(Decimal(value)) for name, value in whole.items()}
 
 
+# What none of the models takes: their draws take one pass.
+_OF_LEVELS = ("num_steps", "num_levels", "level", "sampler", "trajectory_steps")
+
+
 def fitted(body: dict[str, Any], *, sampling: bool) -> dict[str, Any]:
     """The request body with rows, latents and labels that its model takes."""
     model = _model(body)
@@ -85,6 +89,11 @@ def _fitted_link(query: dict[str, Any]) -> dict[str, Any]:
 
 def _model(request: dict[str, Any]) -> str:
     """The model that fits the request's fields, written into it."""
+    for name in _OF_LEVELS:
+        request.pop(name, None)
+    included = request.pop("include", None)
+    if isinstance(included, list) and "reconstruction_map" in included:
+        request["include"] = ["reconstruction_map"]
     label, model = request.pop("label", None), _of(("levels", "bits", "linear"), str(request))
     if request.get("binarize") is not None:
         model = "bits"
