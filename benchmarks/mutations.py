@@ -169,13 +169,6 @@ MUTANTS = (
         ("tests/generators/test_bounds.py", "tests/oracles"),
     ),
     Mutant(
-        "sampled levels without their 1/w",
-        f"{GENERATORS}/strata.py",
-        "counts / (counts.sum(1, keepdims=True) * weights)",
-        "counts / counts.sum(1, keepdims=True)",
-        CHAINS,
-    ),
-    Mutant(
         "a diffusion's objective without its 1/w",
         f"{GENERATORS}/diffusion.py",
         "return terms / weights[level] - beta",
@@ -185,8 +178,8 @@ MUTANTS = (
     Mutant(
         "a u that all rows share",
         f"{GENERATORS}/strata.py",
-        "strata * bounds - u[:, None]",
-        "strata * bounds - u[:1, None]",
+        "places = u[:, None] +",
+        "places = np.full_like(u, u[0])[:, None] +",
         CHAINS,
     ),
     Mutant(

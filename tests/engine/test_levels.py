@@ -17,9 +17,10 @@ from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.bulk import open_bulk
 from elbod.engine.compute import Compute
+from elbod.engine.description import Levels
 from elbod.engine.jobs import Encodings, Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident, load
-from elbod.engine.progress import Progress
+from elbod.engine.progress import CHUNK_BYTES, Progress
 from elbod.engine.settling import Outcome
 from elbod.errors import InvalidInput
 from elbod.generators.base import Blueprint
@@ -267,3 +268,23 @@ def test_a_large_set_is_cut_by_its_passes(backend: EagerBackend, digits: Residen
         last = bulk.run(replace(job, rows=1, x=job.x[-1:], first_index=999), digits, heard.append)
     assert max(heard) * 60 * (LEVELS + 1) <= 65_536
     assert found["elbo"][-1:].tobytes() == last["elbo"].tobytes()
+
+
+@pytest.mark.parametrize("asked", [{"verb": Verb.ENCODE}, {"verb": Verb.ENCODE, "num_samples": 2, "level": LEVELS}])
+def test_what_a_job_answers_is_counted_before_it_is_admitted(
+    engine: Compute, digits: Resident, asked: dict[str, Any]
+) -> None:
+    job = Job(rows=5_000, seed=0, x=rows(5_000), **asked)
+    found = answer(engine.submit(job, digits).result(60).value)
+    assert job.x is not None
+    assert Progress(job, digits, lambda _: None).size >= job.x.nbytes + sum(map(len, found.values()))
+
+
+def test_the_levels_that_draws_visit_are_counted_and_held_for_few_rows_at_a_time(digits: Resident) -> None:
+    """Of a long chain they are far more than its draws."""
+    description = replace(digits.description, levels=Levels(np.zeros(4097), np.full(4096, 1 / 4096), 0.0))
+    long = replace(digits, description=description)
+    job = Job(verb=Verb.ELBO, rows=2_000, seed=0, x=rows(2_000), num_levels=4096)
+    progress = Progress(job, long, lambda _: None)
+    assert progress.units * 8 * 4096 <= CHUNK_BYTES
+    assert progress.size >= progress.units * 8 * 4096

@@ -22,10 +22,8 @@ from elbod.generators.diffusion import Diffusion
 from elbod.generators.evaluation import (
     LevelNoise,
     below_top,
-    bound_map,
     draw_terms,
     posterior_passes,
-    prior_walk,
     to_level,
 )
 from elbod.generators.likelihoods import (
@@ -34,6 +32,7 @@ from elbod.generators.likelihoods import (
     make_likelihood,
 )
 from elbod.generators.noise import Keys, Stream, blocks_of, normals
+from tests.oracles.paths import bound_map, prior_walk
 from tests.support import DIFFUSION, build_generator
 
 CONV = {"network": "conv", "channels": [4, 6], "patch": 2, "blocks": 1, "num_levels": 6}

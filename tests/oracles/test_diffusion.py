@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from elbod.generators.base import Walk
 from elbod.generators.bounds import bound, importance_weighted, log_weights
 from elbod.generators.diffusion import Diffusion
-from elbod.generators.evaluation import bound_map, draw_terms, kl_per_level, row_terms
+from elbod.generators.evaluation import draw_terms, kl_per_level, row_terms
 from elbod.generators.posteriors import DiagonalNormal
 from elbod.generators.priors import StandardNormal
 from elbod.generators.terms import Terms, mapped
@@ -31,6 +31,7 @@ from tests.oracles.chains import (
     level_noise,
     quadratic,
 )
+from tests.oracles.paths import bound_map
 
 COVARIANCE = torch.tensor([[1.0, 0.7, 0.2], [0.7, 1.3, -0.3], [0.2, -0.3, 0.8]], dtype=torch.float64)
 # Coarser than any in use, and as fine.

@@ -15,10 +15,11 @@ from elbod.generators import strata
 from elbod.generators.base import Walk
 from elbod.generators.bounds import elbo, importance_weighted
 from elbod.generators.diffusion import Diffusion
-from elbod.generators.evaluation import PairNoise, draw_terms, prior_walk, sampled_level_terms
+from elbod.generators.evaluation import draw_terms
 from elbod.generators.noise import Keys, Stream, blocks_of, normals, uniforms
 from elbod.generators.terms import Conditional
 from tests.oracles.chains import chain_model, constant, expected_bound, hermite, level_noise
+from tests.oracles.paths import PairNoise, factors, multiplicities, prior_walk, sampled_level_terms
 
 
 def _bits(dims: int, levels: int, gamma: tuple[float, float] = (-6.0, 6.0)) -> Diffusion:
@@ -41,7 +42,7 @@ def _draws(model: Diffusion, x: Tensor, count: int, strata_: int, seed: int) -> 
     """`count` draws of each row, all with their own u."""
     rows = x.repeat_interleave(count, 0)
     u = uniforms(Keys.of(seed, np.arange(len(rows))), Stream.LEVELS, 1)[:, 0]
-    counts = strata.multiplicities(u, model.level_weights.numpy(), strata_)
+    counts = multiplicities(u, model.level_weights.numpy(), strata_)
     return sampled_level_terms(model, model.encode(rows), rows, counts, _pair_noise(seed, 0, model.latent_dim))
 
 
@@ -52,11 +53,11 @@ def test_sampled_levels_are_unbiased_by_enumeration(count: int, skew: float) -> 
     kl = np.exp(np.sin(np.arange(16.0)))
     weights = strata.level_weights(np.exp(-skew * np.arange(16) / 16))
     u = (np.arange(200_000) + 0.5) / 200_000
-    counts = strata.multiplicities(u, weights, count)
+    counts = multiplicities(u, weights, count)
     assert (counts.sum(1) == count).all()
     assert (counts >= np.floor(count * weights)).all()
     assert (counts <= np.ceil(count * weights)).all()
-    found = (strata.factors(counts, weights) * kl).sum(1)
+    found = (factors(counts, weights) * kl).sum(1)
     assert found.mean() == pytest.approx(kl.sum(), rel=1e-4)
 
 
@@ -68,10 +69,10 @@ def test_sampled_levels_are_unbiased_by_enumeration(count: int, skew: float) -> 
 def test_a_rows_levels_are_those_that_its_own_u_searches_for(us: list[float], profile: list[float], count: int) -> None:
     """i_b = F^-1((u + b)/B) by searching the cumulative weights; no row knows another's u."""
     weights = strata.level_weights(np.array(profile))
-    counts = strata.multiplicities(np.array(us), weights, count)
+    counts = multiplicities(np.array(us), weights, count)
     cumulative = np.cumsum(weights) / weights.sum()
     for row, u in enumerate(us):
-        assert np.array_equal(strata.multiplicities(np.array([u]), weights, count)[0], counts[row])
+        assert np.array_equal(multiplicities(np.array([u]), weights, count)[0], counts[row])
         places = (u + np.arange(count)) / count
         # Where a place falls on a bound, rounding decides.
         if np.abs(cumulative[:, None] - places).min() > 1e-9:
@@ -81,16 +82,16 @@ def test_a_rows_levels_are_those_that_its_own_u_searches_for(us: list[float], pr
 
 def test_every_level_once_is_the_sum_over_levels() -> None:
     """B = T and equal weights visit each level once."""
-    counts = strata.multiplicities(np.array([0.01, 0.99]), np.full(8, 1 / 8), 8)
+    counts = multiplicities(np.array([0.01, 0.99]), np.full(8, 1 / 8), 8)
     assert (counts == 1).all()
-    assert np.allclose(strata.factors(counts, np.full(8, 1 / 8)), 1)
+    assert np.allclose(factors(counts, np.full(8, 1 / 8)), 1)
 
 
 def test_company_changes_no_byte_of_sampled_levels() -> None:
     """A row's terms depend on its own u and noise alone."""
     model, x = _bits(3, 12), torch.tensor([[0.0, 1, 1], [1, 1, 0], [0, 0, 0], [1, 0, 1]]).double()
     u = np.array([0.1, 0.7, 0.4, 0.95])
-    counts = strata.multiplicities(u, model.level_weights.numpy(), 4)
+    counts = multiplicities(u, model.level_weights.numpy(), 4)
     whole = sampled_level_terms(model, model.encode(x), x, counts, _pair_noise(5, 0, 3))
     for row in range(4):
         one = slice(row, row + 1)

@@ -21,7 +21,7 @@ from elbod.engine.programs import ENCODE, Program
 from elbod.engine.slots import SlotNumbers, Slots
 from elbod.generators.base import Generator
 from elbod.generators.noise import Keys, Stream, uniforms
-from elbod.generators.strata import multiplicities
+from elbod.generators.strata import visited
 
 # Row-draws held at once by one job, and bytes of its rows in slots: a hierarchy's q(z|x) is whole images of features.
 CHUNK = 4096
@@ -174,9 +174,10 @@ class Progress:
 
     @property
     def _slot_bytes(self) -> int:
-        """Of a row with all its draws."""
-        walks = self.job.draws * self.resident.walk_bytes
-        return self.job.copies * (self.resident.slot_bytes + walks)
+        """Of a row with all its draws, and with the numbers of the levels that these visit."""
+        job = self.job
+        draw_bytes = self.resident.walk_bytes + 8 * (job.num_levels or 0)
+        return job.copies * (self.resident.slot_bytes + job.draws * draw_bytes)
 
     @property
     def _first_draws(self) -> int:
@@ -228,9 +229,7 @@ class Progress:
         index = np.uint64(self.job.first_index + chunk.first) + items.astype(np.uint64) // np.uint64(self.job.copies)
         # Pilots have a u of their own.
         u = uniforms(Keys.of(self.job.seed, index, draws), Stream.LEVELS, 2)[:, int(chunk.pilot)]
-        counts = multiplicities(u, levels.weights, strata)
-        visited = np.repeat(np.tile(np.arange(1, levels.count + 1), chunk.total), counts.ravel())
-        return visited.reshape(chunk.total, strata)
+        return visited(u, levels.weights, strata)
 
     def _binarized(self, at: slice) -> Array:
         job = self.job
@@ -263,7 +262,9 @@ def work_bytes(job: Job, generator: Generator) -> int:
     given = sum(array.nbytes for array in (job.x, job.z) if array is not None)
     drawn = job.rows * job.draws * latent_dim * 4 if job.verb == "encode" else 0
     mapped = (job.rows + min(job.rows * job.copies, CHUNK)) * event_dims * 8 * len(job.maps)
-    columns = job.rows * (512 + 8 * generator.levels * job.kl_per_level)
+    # q(z|x) of a chain has as many numbers as x.
+    described = 16 * latent_dim if generator.levels and job.verb is Verb.ENCODE else 0
+    columns = job.rows * (512 + described + 8 * generator.levels * job.kl_per_level)
     samples = job.rows * event_dims * (8 + 4 * len(job.trajectory)) if job.verb == "sample" else 0
     held = min(job.row_draws, CHUNK) * (latent_dim * 8 + 64 + 8 * generator.levels * job.kl_per_level)
     return given + drawn + mapped + columns + samples + held

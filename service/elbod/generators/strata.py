@@ -26,19 +26,10 @@ def level_weights(profile: Floats) -> Floats:
     return mixed
 
 
-def multiplicities(u: Floats, weights: Floats, strata: int) -> Counts:
-    """n_i (n, T) of levels 1 ... T for u (n,) in (0, 1) and B strata; every row sums to B.
-
-    How many (u + b)/B lie below a bound c is ceil(B c - u), so no level is searched for.
-    """
+def visited(u: Floats, weights: Floats, strata: int) -> Counts:
+    """i_b (n, B), levels 1 ... T in ascending order, for u (n,) in (0, 1) and B strata."""
     bounds = np.cumsum(weights)
-    bounds /= bounds[-1]
-    reached = np.clip(np.ceil(strata * bounds - u[:, None]), 0, strata).astype(np.int64)
-    reached[:, -1] = strata
-    return np.diff(reached, axis=1, prepend=0)
-
-
-def factors(counts: Counts, weights: Floats) -> Floats:
-    """n_i/(B w_i), (n, T): what the KL of each level is multiplied by; zero for levels that are not visited."""
-    found: Floats = counts / (counts.sum(1, keepdims=True) * weights)
-    return found
+    bounds *= strata / bounds[-1]
+    places = u[:, None] + np.arange(strata)
+    # The last bound, which rounding may leave below the last place, belongs to level T.
+    return np.minimum(np.searchsorted(bounds, places, side="right") + 1, len(weights))
