@@ -1,7 +1,5 @@
 """Models whose draws take passes: the numbers of the oracles, in any company, and bounded by passes."""
 
-import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from elbod.engine.admission import Limits
 from elbod.engine.backends.eager import EagerBackend
 from elbod.engine.bulk import open_bulk
 from elbod.engine.compute import Compute
@@ -21,12 +18,11 @@ from elbod.engine.description import Levels
 from elbod.engine.jobs import Encodings, Job, Samples, Scores, Verb
 from elbod.engine.loading import Resident, load
 from elbod.engine.progress import CHUNK_BYTES, Progress
-from elbod.engine.settling import Outcome
 from elbod.errors import InvalidInput
 from elbod.generators.base import Blueprint
 from elbod.training.scoring import score
 from elbod_store import ModelStore
-from tests.engine.test_engine import CountingBackend
+from tests.engine.test_engine import foreign_tiles
 from tests.oracles.chains import chain_model, constant
 from tests.support import DIFFUSION, publish
 
@@ -226,28 +222,8 @@ def test_a_row_that_stops_being_a_number_is_named_with_its_level(engine: Compute
 def test_a_small_job_of_another_model_waits_for_two_tiles_of_a_chain_at_most(
     models: dict[str, Resident], residents: dict[str, Resident]
 ) -> None:
-    backend = CountingBackend()
-    engine = Compute(backend, Limits())
-    small = Job(verb=Verb.ELBO, rows=1, seed=0, x=rows(1))
-    begun, waited, enough = [0], [], threading.Event()
-
-    def answered(_: Sequence[tuple[Progress, Outcome]]) -> None:
-        waited.append(backend.begun - begun[0] - 1)
-        begun[0] = backend.begun
-        if len(waited) == 20:
-            enough.set()
-        else:
-            engine.admit(small, residents["levels"], answered)
-
-    running = engine.submit(Job(verb=Verb.ELBO, rows=5000, seed=0, x=rows(5000)), models["digits"])
-    engine.admit(small, residents["levels"], answered)
-    engine.start()
-    assert enough.wait(60)
-    assert not running.done()
-    assert max(waited) <= 2
-    running.cancel()
-    assert engine.drain(60)
-    assert engine.queued == (0, 0)
+    small, large = (Job(verb=Verb.ELBO, rows=count, seed=0, x=rows(count)) for count in (1, 5_000))
+    assert max(foreign_tiles(small, residents["levels"], large, models["digits"])) <= 2
 
 
 def test_a_damaged_schedule_is_refused_at_load(tmp_path: Path, backend: EagerBackend) -> None:
