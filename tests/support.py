@@ -157,7 +157,13 @@ def draft(name: str, blueprint: Blueprint, seed: int = 0) -> Draft:
 def publish_kinds(folder: Path) -> ModelStore:
     """A store of models of each kind of row, and `rows`, which has reference rows and calibration scores."""
     store = ModelStore.open(folder)
-    for name, blueprint in (("levels", LEVELS), ("bits", BITS), ("linear", LINEAR), ("labels", LABELS)):
+    for name, blueprint in (
+        ("levels", LEVELS),
+        ("bits", BITS),
+        ("linear", LINEAR),
+        ("labels", LABELS),
+        ("chain", DIFFUSION),
+    ):
         publish(store, name, blueprint)
     publish(store, "labels", LABELS, seed=1)
     reference = save({"x": np.ones((2, 8, 8), np.uint8), "elbo": np.array([-1.0, np.nan])})

@@ -18,11 +18,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 # The models of `publish_kinds`: shape of a row, number of latents.
-MODELS = {"levels": ((8, 8), 5), "bits": ((3, 4), 3), "linear": ((6,), 2), "labels": ((8, 8), 3)}
+MODELS = {"levels": ((8, 8), 5), "bits": ((3, 4), 3), "linear": ((6,), 2), "labels": ((8, 8), 3), "chain": ((8, 8), 64)}
 # Classes of the model `labels`.
 _CLASSES = 3
+# Levels of the model `chain`, and the paths a row that may be weighted: the server's 64 in passes.
+_LEVELS, _MOST_PATHS = 4, 12
 _END = 2**56
 _INTEGERS = {"seed", "first_index", "num_samples", "num_importance_samples", "label", "version", "expected"}
+# What the model `chain` takes, and no other.
+_OF_LEVELS = ("num_steps", "num_levels", "level", "sampler", "trajectory_steps")
+_INTEGERS |= set(_OF_LEVELS) - {"sampler"}
 _VERBS = ("/sample", "/encode", "/elbo")
 
 schemathesis.openapi.media_type(
@@ -57,10 +62,6 @@ def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
     return dict(request) | {name: int(Decimal(value)) for name, value in whole.items()}
 
 
-# What none of the models takes: their draws take one pass.
-_OF_LEVELS = ("num_steps", "num_levels", "level", "sampler", "trajectory_steps")
-
-
 def fitted(body: dict[str, Any], *, sampling: bool) -> dict[str, Any]:
     """The request body with rows, latents and labels that its model takes."""
     model = _model(body)
@@ -89,11 +90,12 @@ def _fitted_link(query: dict[str, Any]) -> dict[str, Any]:
 
 def _model(request: dict[str, Any]) -> str:
     """The model that fits the request's fields, written into it."""
+    if _wants_levels(request):
+        request["model"] = "chain"
+        _fit_levels(request)
+        return "chain"
     for name in _OF_LEVELS:
         request.pop(name, None)
-    included = request.pop("include", None)
-    if isinstance(included, list) and "reconstruction_map" in included:
-        request["include"] = ["reconstruction_map"]
     label, model = request.pop("label", None), _of(("levels", "bits", "linear"), str(request))
     if request.get("binarize") is not None:
         model = "bits"
@@ -101,6 +103,28 @@ def _model(request: dict[str, Any]) -> str:
         model, request["label"] = "labels", label % _CLASSES if isinstance(label, int) else 0
     request["model"] = model
     return model
+
+
+def _wants_levels(request: Mapping[str, Any]) -> bool:
+    included = {"trajectory", "bound_map", "kl_per_level"}.intersection(request.get("include") or ())
+    return bool(included) or any(request.get(name) is not None for name in _OF_LEVELS)
+
+
+def _fit_levels(request: dict[str, Any]) -> None:
+    """Fields that the chain of four levels takes together."""
+    for name in ("label", "temperature", "binarize", "target_standard_error"):
+        request.pop(name, None)
+    for name, top in (("num_steps", _LEVELS), ("num_levels", _LEVELS), ("num_importance_samples", _MOST_PATHS)):
+        if request.get(name) is not None:
+            request[name] = min(request[name], top)
+    if request.get("level") is not None:
+        # Both ends are on every grid.
+        request["level"] = _LEVELS * (request["level"] % 2)
+    if request.get("num_levels") is not None:
+        for name in ("num_steps", "num_importance_samples", "include"):
+            request.pop(name, None)
+    if "trajectory" not in (request.get("include") or ()):
+        request.pop("trajectory_steps", None)
 
 
 def _within(request: dict[str, Any], rows: int) -> dict[str, Any]:
