@@ -433,3 +433,22 @@ def test_what_is_observed_above_level_zero_is_still_a_distribution_of_x() -> Non
         observed = model.observe(walk)
         assert observed.log_levels().shape == (3, 8, 8, 17)
         assert ((observed.mean() >= 0) & (observed.mean() <= 16)).all()
+
+
+@pytest.mark.parametrize("value", [-0.5, math.nan])
+def test_a_profile_that_is_no_root_mean_square_is_refused(value: float) -> None:
+    """Levels sampled by weights below zero would give another number than the bound, and no error."""
+    model = _model()
+    tensors = dict(model.state_dict())
+    tensors["profile"] = tensors["profile"].clone().index_fill_(0, torch.tensor([2]), value)
+    with pytest.raises(ValueError, match="profile must be finite and not negative"):
+        model.load_state_dict(tensors)
+
+
+def test_a_learned_schedule_that_stands_still_is_refused() -> None:
+    model = _model(schedule="learned")
+    with torch.no_grad():
+        assert model.increments is not None
+        model.increments[1] = -1e30
+    with pytest.raises(ValueError, match="gamma must be finite and ascend"):
+        model.prepare()

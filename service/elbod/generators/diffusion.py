@@ -182,15 +182,18 @@ class Diffusion(Chained):
         self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Raises ValueError unless gamma ascends within its limits."""
+        """Raises ValueError unless gamma ascends within its limits, and the profile has no number below zero."""
         found = super().load_state_dict(state_dict, strict, assign)
         _check_gamma(self.gamma)
+        if not (self.profile.isfinite() & (self.profile >= 0)).all():
+            raise ValueError("profile must be finite and not negative: levels are sampled by it")
         return found
 
     def prepare(self) -> None:
         if self.increments is not None:
             with torch.no_grad():
                 self.gamma.copy_(chain.learned(*self._ends, self.increments))
+            _check_gamma(self.gamma)
 
     @property
     def latent_structure(self) -> str:
