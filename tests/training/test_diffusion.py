@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from elbod.generators import checkpoint
-from elbod.training import datasets, recipes
+from elbod.training import datasets
+from elbod.training.errors import InvalidRecipe
 from elbod.training.loop import Loop
 from elbod.training.pauses import Pause
 from elbod.training.recipes import Recipe
@@ -66,7 +67,7 @@ def test_a_resumed_diffusion_has_the_weights_of_one_that_never_stopped() -> None
     assert resumed.curve == whole.curve
 
 
-def test_importance_weighted_epochs_of_a_diffusion_are_refused() -> None:
-    loop = _start(recipes.override(RECIPE, ["importance_epochs=1", "epochs=1"]))
-    with pytest.raises(NotImplementedError, match="has levels: its importance-weighted bound is not trained"):
-        list(loop.points())
+def test_importance_weighted_epochs_are_refused_before_the_first_step() -> None:
+    recipe = replace(RECIPE, importance_epochs=1.0)
+    with pytest.raises(InvalidRecipe, match="trains its ELBO alone: set importance_epochs=0"):
+        prepare(recipe, datasets.load(recipe.data), 0)

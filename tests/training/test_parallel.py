@@ -142,3 +142,9 @@ def test_a_signal_saves_the_run_once_and_ends_both_processes(store, tmp_path):
     assert err.count(f"`elbod train --resume {run}` goes on") == 1
     assert store.run(run).step > 0
     assert "another process" not in err
+
+
+def test_a_family_with_levels_is_refused_in_many_processes(tmp_path: Path) -> None:
+    done = two(ELBOD, "train", "--recipe", "digits-diffusion", "--store", str(tmp_path))
+    assert done.returncode != 0
+    assert "family 'diffusion' trains in one process, not in 2" in done.stderr

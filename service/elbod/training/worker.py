@@ -91,6 +91,9 @@ def run_training(
         with _threads(recipe.threads):
             generator, parts = prepare(recipe, dataset, seed)
             _check_family(generator, parts)
+            if group.size > 1 and generator.levels:
+                # Each process would follow a profile of its own, and a resumed one would begin another.
+                raise InvalidRecipe(f"family {recipe.family!r} trains in one process, not in {group.size}")
             material = Material.of(name, recipe, dataset, parts, generator, seed, place)
             identity = Identity(name, recipe, seed, material.digest, place.type, group.size, publish_every)
             group.agree(canonical(identity.to_json()), "recipe, data, seed and machine")
@@ -269,6 +272,10 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Generator, Spl
         raise
     except (InvalidCheckpoint, ValueError) as error:
         raise InvalidRecipe(f"recipe {recipe.name}: {error}") from error
+    if generator.levels and recipe.importance_epochs:
+        raise InvalidRecipe(
+            f"recipe {recipe.name}: family {recipe.family!r} trains its ELBO alone: set importance_epochs=0"
+        )
     try:
         train = torch.from_numpy(parts.train)
         if recipe.binarization == "stochastic" and train.dtype == torch.uint8:
