@@ -390,7 +390,7 @@ class Connection(asyncio.Protocol):
 
 
 class RawConnection:
-    """The same, blocking. Where the server closes after an answer, the next request goes on a new connection."""
+    """One request after the other, blocking; on a new connection after an answer that closes the old one."""
 
     def __init__(self, port: int, timeout: float = 300) -> None:
         self._port, self._timeout = port, timeout

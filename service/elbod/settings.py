@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     max_rows: int = Field(65_536, gt=0)
     max_num_samples: int = Field(1_024, gt=0)
     max_importance_samples: int = Field(16_384, gt=0)
-    max_queue_rows: int = Field(1_048_576, gt=0)
+    max_queue_rows: int = Field(1_048_576, gt=0, description="row-draws; of models with levels network passes")
     max_queue_bytes: int = Field(512 * 1024**2, gt=0, description="of jobs in the queue; of bodies and answers as well")
     request_timeout: _Seconds = Field(60.0, description="seconds; also for head, body and unread answer")
     max_loaded_bytes: int = Field(4 * 1024**3, gt=0)

@@ -227,7 +227,7 @@ def test_rows_of_a_tile_at_different_levels_do_not_see_each_other(blueprint: Blu
 
 
 def test_a_path_in_one_call_in_pieces_and_in_company_is_the_same() -> None:
-    """The noise of z_i is that of its example, draw and level: whoever walks beside it."""
+    """The noise of z_i is that of its example, draw and level, in any company."""
     model, dims = _model(), 64
     x = _rows(model, 6)
     whole = draw_terms(model, model.encode(x), x, _noise(np.arange(6), dims))

@@ -2,8 +2,8 @@
 
 A job is worked in chunks of rows, so that its draws never take more memory than a chunk's: a chunk gets slots, is
 encoded, drawn (twice, if a pilot decides how often), and reduced to one number a row before the next begins. A family
-with levels draws in passes: all draws of a chunk make one before any of them makes the next, so that whoever shares the
-model gets a turn between two passes.
+with levels draws in passes: all draws of a chunk make one before any of them makes the next, so that other jobs run
+between two passes.
 """
 
 import time

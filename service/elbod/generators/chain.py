@@ -14,11 +14,13 @@ chain stops, so every subset of the levels with both ends is a model.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.terms import Conditional, PathTerms, Sampled
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -117,6 +119,44 @@ class Chain:
         steps = self.step(levels[1:], levels[:-1])
         logs = steps.variance.log().sum() + F.logsigmoid(self.gamma[-1])
         return 0.5 * dimensions * (len(levels) * (_LOG_2PI + 1) + logs)
+
+
+@dataclass(frozen=True)
+class ChainPosterior(Posterior):
+    """q(z_0 ... z_T|x), fixed by f (n, D), float64: nothing of it is learned but gamma. Draws are of z_T."""
+
+    chain: Chain
+    f: Tensor
+    family: ClassVar[str] = "chain"
+    closed_form: ClassVar[bool] = False
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"f": self.f}
+
+    @property
+    def noise_dimensions(self) -> int:
+        """Of each level."""
+        return self.f.shape[-1]
+
+    def double(self) -> "ChainPosterior":
+        return self
+
+    def at(self, level: Tensor) -> DiagonalNormal:
+        """q(z_level|x) = N(a f, s^2 I) at a level a row, (n,)."""
+        return DiagonalNormal(
+            self.chain.signal(level) * self.f, self.chain.noise_variance(level).sqrt().expand_as(self.f)
+        )
+
+    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        return self.at(self._top).draw(noise, temperature)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.at(self._top).log_prob(z.double())
+
+    @property
+    def _top(self) -> Tensor:
+        return torch.full((len(self.f),), len(self.chain.gamma) - 1, device=self.f.device)
 
 
 def step_terms(step: Step, z: Tensor, after: Tensor, f: Tensor, m: Tensor, v: Tensor) -> PathTerms[Tensor]:

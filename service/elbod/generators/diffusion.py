@@ -20,14 +20,14 @@ is float64, at z as a float32, and separates over elements.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from elbod.generators import belief, chain
 from elbod.generators.base import Blueprint, Walk
-from elbod.generators.chain import Chain, conditional_terms, step_terms
+from elbod.generators.chain import Chain, ChainPosterior, conditional_terms, step_terms
 from elbod.generators.chained import Chained
 from elbod.generators.likelihoods import (
     BernoulliObservation,
@@ -87,44 +87,6 @@ class DiffusionSpec:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-
-
-@dataclass(frozen=True)
-class ChainPosterior(Posterior):
-    """q(z_0 ... z_T|x), fixed by f (n, D), float64: nothing of it is learned but gamma. Draws are of z_T."""
-
-    chain: Chain
-    f: Tensor
-    family: ClassVar[str] = "chain"
-    closed_form: ClassVar[bool] = False
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        return {"f": self.f}
-
-    @property
-    def noise_dimensions(self) -> int:
-        """Of each level."""
-        return self.f.shape[-1]
-
-    def double(self) -> "ChainPosterior":
-        return self
-
-    def at(self, level: Tensor) -> DiagonalNormal:
-        """q(z_level|x) = N(a f, s^2 I) at a level a row, (n,)."""
-        return DiagonalNormal(
-            self.chain.signal(level) * self.f, self.chain.noise_variance(level).sqrt().expand_as(self.f)
-        )
-
-    def draw(self, noise: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-        return self.at(self._top).draw(noise, temperature)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        return self.at(self._top).log_prob(z.double())
-
-    @property
-    def _top(self) -> Tensor:
-        return torch.full((len(self.f),), len(self.chain.gamma) - 1, device=self.f.device)
 
 
 @final
