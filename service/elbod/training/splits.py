@@ -6,8 +6,8 @@ rows never end up on both sides. The published Fashion-MNIST protocol fixes its 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ Binarization = Literal["stochastic", "threshold"]
 # Shares of the rows, from the low end of the hash; the rest trains.
 TEST_SHARE, CALIBRATION_SHARE, VALIDATION_SHARE = 0.20, 0.08, 0.07
 _BY_HASH = ("test", "calibration", "validation", "train")
+_HELD_OUT = ("validation", "calibration", "test")
 
 # The held-out rows of stochastic data are binarised once, with this seed, so that every model sees the same bits.
 BINARIZATION_SEED = 0
@@ -68,7 +69,14 @@ class Split:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {part: len(getattr(self, part)) for part in ("train", "validation", "calibration", "test")}
+        return {part: len(getattr(self, part)) for part in ("train", *_HELD_OUT)}
+
+    def shortened(self, rows: int | None) -> "Split":
+        """With the first `rows` of each held-out part, or of those that have fewer, all; None: with all of each."""
+        if rows is None:
+            return self
+        labels = None if self.labels is None else replace(self.labels, **_first(self.labels, rows))
+        return replace(self, **_first(self, rows), labels=labels)
 
 
 def split(dataset: Dataset, binarization: Binarization | None = None) -> Split:
@@ -171,3 +179,7 @@ def binarize(x: Array, first_index: int) -> NDArray[np.uint8]:
     keys = Keys.of(BINARIZATION_SEED, np.arange(first_index, first_index + len(x)))
     u = noise.uniforms(keys, Stream.BINARIZATION, x[0].size)
     return (u.reshape(x.shape) < x).astype(np.uint8)
+
+
+def _first(parts: Labels | Split, rows: int) -> dict[str, Any]:
+    return {part: getattr(parts, part)[:rows] for part in _HELD_OUT}

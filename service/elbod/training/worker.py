@@ -335,7 +335,7 @@ def cut(recipe: Recipe, dataset: Dataset, likelihood: Likelihood) -> Split:
     )
     # Grey values that are still to be binarised keep their own dtype.
     train = parts.train if recipe.binarization == "stochastic" else train
-    return Split(train, validation, calibration, test, parts.labels)
+    return Split(train, validation, calibration, test, parts.labels).shortened(recipe.held_out_rows)
 
 
 def _device(name: str) -> torch.device:
