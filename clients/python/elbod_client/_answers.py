@@ -154,6 +154,7 @@ def scores(response: httpx.Response) -> Scores:
         kl_estimator=fields.text("kl_estimator"),
         gap_kind=fields.optional_text("gap_kind"),
         conditional_on=fields.optional_text("conditional_on"),
+        marginal=fields.optional_text("marginal"),
         num_samples=fields.integer("num_samples") if per_row is None else per_row,
         num_importance_samples=fields.integer("num_importance_samples"),
         estimator=None if estimator is None else _estimator(estimator),
@@ -193,6 +194,7 @@ def _process(fields: Fields) -> Process:
         sampler=fields.text("sampler"),
         num_steps=fields.integer("num_steps"),
         level=fields.integer("level"),
+        guidance=fields.number("guidance"),
         scored=fields.boolean("scored"),
     )
 

@@ -25,6 +25,7 @@ from elbod_client._results import (
     AliasMove,
     Binarize,
     Include,
+    Marginal,
     Output,
     Posterior,
     PublishedModel,
@@ -118,6 +119,7 @@ class Client:
         num_steps: SupportsIndex | None = None,
         level: SupportsIndex | None = None,
         sampler: Sampler | None = None,
+        guidance: float | None = None,
         include: Sequence[Show] = (),
         trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
@@ -129,7 +131,8 @@ class Client:
         seed, first_index: the rows are examples first_index ... first_index + n - 1 of the seed, so ten calls of ten
             give the same as one of a hundred. A missing seed is drawn; the result has it.
         z: (n, latent_dim).  x: (n, *event_shape), data units.
-        label: the class to draw from, which a conditional model needs: one number for all rows, or n of them.
+        label: the class to draw from, which a conditional model needs unless it has a null label: one number for all
+            rows, or n of them.
         temperature: scale of the randomness of z; 0 is its mean. Not with `z`.
         output: "sample", or "mean" for E[x|z]. Reconstruction is `x`, temperature=0, output="mean".
         num_steps: of models with levels 0 ... T, passes of a draw; T unless given. `elbo` with the same number scores
@@ -137,6 +140,7 @@ class Client:
         level: of models with levels, where z stands, which must be one of the levels that the draws pass. By default
             the one where signal and noise are equal. With `x`, 0 reconstructs, T draws afresh, those between vary it.
         sampler: of models with levels, "ancestral" (default), or "ddim", whose draws have no bound.
+        guidance: of models with a null label, w > 0 draws further towards `label`; these draws have no bound.
         include: "trajectory" adds E[x|z] at `trajectory_steps` levels (8 unless given) on the way down.
         progress: a bar over the rows; needs tqdm.
         """
@@ -152,6 +156,7 @@ class Client:
             num_steps=num_steps,
             level=level,
             sampler=sampler,
+            guidance=guidance,
             include=include,
             trajectory_steps=trajectory_steps,
             model=self._model(model),
@@ -207,6 +212,7 @@ class Client:
         binarize: Binarize | None = None,
         num_steps: SupportsIndex | None = None,
         num_levels: SupportsIndex | None = None,
+        marginal: Marginal | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -214,8 +220,8 @@ class Client:
         """The evidence lower bound of each row, E_q[log p(x|z)] - KL(q(z|x) || p(z)), in nats.
 
         x, binarize: as in `encode`.
-        label: as in `encode`, and then the bound is one of log p(x|y). A conditional model without it bounds log p(x),
-            the marginal over its labels.
+        label: as in `encode`, and then the bound is one of log p(x|y). A conditional model without it bounds log p(x).
+        marginal: how it does: "labels" sums over them all; "null label" is the default of models that have one.
         num_samples: draws of z a row for the bound; 1 unless given.
         num_importance_samples: draws a row for the tighter importance-weighted bound; 0 for none.
         target_standard_error: nats; instead of num_samples, each row gets the draws that a pilot of 64 asks for.
@@ -237,6 +243,7 @@ class Client:
             binarize=binarize,
             num_steps=num_steps,
             num_levels=num_levels,
+            marginal=marginal,
             include=include,
             model=self._model(model),
         )
@@ -254,6 +261,7 @@ class Client:
         num_steps: SupportsIndex | None = None,
         level: SupportsIndex | None = None,
         sampler: Sampler | None = None,
+        guidance: float | None = None,
         include: Sequence[Show] = (),
         trajectory_steps: SupportsIndex | None = None,
         model: str | None = None,
@@ -275,6 +283,7 @@ class Client:
             num_steps=num_steps,
             level=level,
             sampler=sampler,
+            guidance=guidance,
             include=include,
             trajectory_steps=trajectory_steps,
             model=self._model(model),
@@ -322,6 +331,7 @@ class Client:
         binarize: Binarize | None = None,
         num_steps: SupportsIndex | None = None,
         num_levels: SupportsIndex | None = None,
+        marginal: Marginal | None = None,
         include: Sequence[Include] = (),
         model: str | None = None,
         progress: bool = False,
@@ -341,6 +351,7 @@ class Client:
                 binarize=binarize,
                 num_steps=num_steps,
                 num_levels=num_levels,
+                marginal=marginal,
                 include=include,
                 model=chosen,
             )

@@ -93,6 +93,7 @@ class Process:
     sampler: str
     num_steps: int
     level: int
+    guidance: float
     scored: bool
 
 
@@ -230,7 +231,9 @@ class Scores(Result):
     typicality: conformal p-value of the same comparison, small is atypical; reference_reason says why both are None.
     target_met: bool, whether standard_error <= target_standard_error; then num_samples is (n,) int64, too.
     conditional_on: "label": the scores bound log p(x|y) of the given labels y, not comparable with log p(x). None: they
-        bound log p(x), which a conditional model computes as the marginal over its labels.
+        bound log p(x).
+    marginal: how a conditional model bounds log p(x): by the sum over "labels", or by its "null label", two different
+        models. None for others.
 
     summary, likelihood, measure ("pmf" or "density"), units ("nats"), event_dims, kl_estimator, conditional_on,
     num_importance_samples, and num_samples without a target, hold for all rows.
@@ -261,6 +264,7 @@ class Scores(Result):
     kl_estimator: str
     gap_kind: str | None
     conditional_on: str | None
+    marginal: str | None
     num_samples: int | Array
     num_importance_samples: int
     estimator: Estimator | None
@@ -324,5 +328,6 @@ class PublishedModel:
 Output = Literal["sample", "mean"]
 Binarize = Literal["threshold", "stochastic"]
 Sampler = Literal["ancestral", "ddim"]
+Marginal = Literal["labels", "null label"]
 Show = Literal["trajectory"]
 Include = Literal["reconstruction_map", "bound_map", "kl_per_level"]

@@ -8,7 +8,7 @@ from typing import Final, SupportsIndex
 from elbod_client import _answers, _merging
 from elbod_client._arrays import Rows, as_labels, as_rows
 from elbod_client._plans import Array, Plan, equal_rows, nbytes_of_map, rows_of
-from elbod_client._results import Binarize, Include, Output, Posterior, Sampler, Samples, Scores, Show
+from elbod_client._results import Binarize, Include, Marginal, Output, Posterior, Sampler, Samples, Scores, Show
 
 # Every double holds such a seed exactly, so that it survives JSON in any language.
 SEED_LIMIT: Final = 2**53
@@ -31,6 +31,7 @@ def sample(
     num_steps: SupportsIndex | None,
     level: SupportsIndex | None,
     sampler: Sampler | None,
+    guidance: float | None,
     include: Sequence[Show],
     trajectory_steps: SupportsIndex | None,
     model: str | None,
@@ -47,6 +48,7 @@ def sample(
         "num_steps": steps,
         "level": _optional("level", level),
         "sampler": sampler,
+        "guidance": guidance,
         # A server that knows of no trajectories would refuse the field.
         "include": _names(include) or None,
         "trajectory_steps": shown,
@@ -115,6 +117,7 @@ def elbo(
     binarize: Binarize | None,
     num_steps: SupportsIndex | None,
     num_levels: SupportsIndex | None,
+    marginal: Marginal | None,
     include: Sequence[Include],
     model: str | None,
 ) -> Plan[Scores]:
@@ -131,6 +134,7 @@ def elbo(
         "binarize": binarize,
         "num_steps": steps,
         "num_levels": visited,
+        "marginal": marginal,
         "include": included,
     }
     mapped = nbytes_of_map(arrays["x"]) * len({"reconstruction_map", "bound_map"} & set(included))

@@ -38,7 +38,7 @@ class SampleLink(SampleRequest):
     _integers = field_validator(
         "seed", "first_index", "num_samples", "label", "num_steps", "level", "trajectory_steps", mode="before"
     )(parameters.plain_integer)
-    _numbers = field_validator("temperature", mode="before")(parameters.plain_number)
+    _numbers = field_validator("temperature", "guidance", mode="before")(parameters.plain_number)
 
 
 _CACHING = {name: {"schema": {"type": "string"}} for name in ("ETag", "Cache-Control")}
@@ -89,7 +89,7 @@ def _etag(job: Job, model: ModelDescription, link: SampleLink) -> str:
     """A strong validator: everything that decides the bytes."""
     decides = [model.digest, model.name, model.version, model.fingerprint, PIL.__version__]
     decides += [job.seed, job.first_index, job.rows, job.temperature, job.output, link.label]
-    decides += [job.num_steps, job.level, job.sampler, job.trajectory]
+    decides += [job.num_steps, job.level, job.sampler, job.guidance, job.trajectory]
     return f'"{hashlib.sha256(orjson.dumps([*decides, link.format, link.encoding])).hexdigest()[:32]}"'
 
 

@@ -96,6 +96,7 @@ class Process(BaseModel):
     sampler: Literal["ancestral", "ddim"]
     num_steps: int
     level: int = Field(description="that of z")
+    guidance: float
     scored: bool = Field(description="/elbo with the same num_steps bounds log p(x) of what was drawn")
 
 
@@ -155,6 +156,9 @@ class _Scored(_Response):
     gap_kind: Literal["lower", "exact"] | None
     conditional_on: Literal["label"] | None = Field(
         description="label: the score bounds log p(x|y) and may not be compared with log p(x)"
+    )
+    marginal: Literal["labels", "null label"] | None = Field(
+        description="of a conditional model without label: how log p(x) is scored; two models, never compared"
     )
     num_importance_samples: int
     estimator: Estimator | None = Field(description="null for models without levels, as the next two")

@@ -84,7 +84,8 @@ def encode(
         resident = session.load(model)
         found = rows_to_score(resident.manifest, data, binarized=binarize is not None)
         described = resident.description
-        label = labels_of(found, resident, None) if described.conditional else None
+        labelled = described.conditional and not described.has_null_label
+        label = labels_of(found, resident, None) if labelled else None
         job = validated(EncodeRequest, fields).job({"x": found.x, "label": label}, described, UNLIMITED)
         columns = session.run(job, resident, f"encoding with {resident}")
     write_arrays(Path(output), columns | dict(described.posterior_shared))

@@ -20,6 +20,9 @@ def sample(
     num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
     level: Annotated[int | None, typer.Option(min=0, help="Where z stands, of a model with levels.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
@@ -63,7 +66,7 @@ def sample(
         "output": "mean" if mean else "sample",
         "num_steps": num_steps,
         "level": level,
-    } | ({} if sampler is None else {"sampler": sampler})
+    } | {key: value for key, value in (("sampler", sampler), ("guidance", guidance)) if value is not None}
     if in_parts:
         from elbod.cli import parts
 

@@ -31,6 +31,9 @@ def score(
         bool,
         typer.Option("--given-labels", help="Score log p(x|y) with the data's labels, not their marginal log p(x)."),
     ] = False,
+    marginal: Annotated[
+        str | None, typer.Option(help="labels: sum over a conditional model's labels, where it has a null label.")
+    ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
     num_levels: Annotated[
         int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
@@ -58,6 +61,8 @@ def score(
     """
     if binarize not in (None, "threshold", "stochastic"):
         raise typer.BadParameter("--binarize is threshold or stochastic")
+    if marginal not in (None, "labels", "null label"):
+        raise typer.BadParameter("--marginal is labels, or 'null label'")
     in_parts = check_engine(engine, actors, part_rows, output)
     if in_parts and (against is not None or against_flips):
         raise typer.BadParameter("--against and --against-flips need all rows at once: give --output FILE, or none")
@@ -89,6 +94,7 @@ def score(
         "binarize": binarize,
         "num_steps": num_steps,
         "num_levels": num_levels,
+        "marginal": marginal,
     }
     if in_parts:
         assert output is not None
@@ -121,6 +127,7 @@ def score(
             "num_steps": num_steps,
             "num_levels": num_levels,
             "conditional_on": "label" if given_labels else None,
+            **({} if marginal is None else {"marginal": marginal}),
             "output": done.output.url,
             **comparison.overview(done.output.read(plan.parts), likelihood, importance_samples),
         }
@@ -151,6 +158,7 @@ def score(
             "num_steps": num_steps,
             "num_levels": num_levels,
             "conditional_on": "label" if given_labels else None,
+            **({} if marginal is None else {"marginal": marginal}),
             **comparison.overview(columns, resident.description.likelihood, importance_samples),
         }
         if rival is not None:

@@ -51,10 +51,11 @@ class Levels:
 class ModelDescription:
     """A loaded version, described; `str()` is `name@version`.
 
-    `labels` names the classes of a conditional model. `levels` is None where draws take one pass. `latent_levels` is K
-    where z is an integer 0 ... K-1. What begins with `posterior_` describes q(z|x) beyond its row-wise parameters.
-    `calibration`, of scores of log p(x), and `given_label`, of a conditional model's scores of log p(x|y), have one
-    entry for each S that was scored. Equal bytes are promised among equal fingerprints, if the model is `reproducible`.
+    `labels` names the classes of a conditional model; one with a null label has a model of rows without label, too.
+    `levels` is None where draws take one pass. `latent_levels` is K where z is an integer 0 ... K-1. What begins with
+    `posterior_` describes q(z|x) beyond its row-wise parameters. `calibration`, of scores of log p(x), and
+    `given_label`, of a conditional model's scores of log p(x|y), have one entry for each S that was scored. Equal bytes
+    are promised among equal fingerprints, if the model is `reproducible`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelDescription:
     latent_dim: int
     latent_levels: int | None
     labels: tuple[str, ...] | None
+    has_null_label: bool
     binarization: str | None
     kl_estimator: KlEstimator
     levels: Levels | None
@@ -96,9 +98,11 @@ class ModelDescription:
     def calibration_for(self, job: Job) -> Calibration | None:
         """The calibration scores that a job's bounds are compared with: of the largest stored S' <= S.
 
-        None if there are none, if the job's rows become binary in another way than the model's did, or if its draws
-        take other passes.
+        None if there are none, if the job's rows become binary in another way than the model's did, if its draws take
+        other passes, or if it sums over labels in place of the null label.
         """
+        if self.has_null_label and job.marginal_labels:
+            return None
         if job.binarize not in (None, self.binarization):
             return None
         if self.levels is not None and (job.num_levels or job.num_steps not in (None, self.levels.count)):

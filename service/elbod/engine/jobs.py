@@ -30,11 +30,11 @@ class Job:
     may get. `x` is (rows, *event_shape) in data units and within the support (or within [0, 1] with `binarize`); `z` is
     (rows, latent_dim) float32; `label` (rows,) int64, for conditional models. Where `marginal_labels` is C > 0 the
     score is that of log p(x), and every row is worked once for each of C labels. `num_samples` is S of /elbo, or the
-    draws a row of /encode.
+    draws a row of /encode. Without both, rows of a conditional model have its null label.
 
     Of a model with levels, draws take `num_steps` passes (None: all T); z of requests and answers is that of `level`;
     scores are of `num_levels` sampled levels (None: of whole paths); `trajectory` are the levels of the grid,
-    descending, at which E[x|z_level] is shown. `sampler`, `kl_per_level` and `bound_map` are as in the API.
+    descending, at which E[x|z_level] is shown. `sampler`, `guidance`, `kl_per_level` and `bound_map` are as in the API.
     """
 
     verb: Verb
@@ -56,6 +56,7 @@ class Job:
     level: int = 0
     num_levels: int | None = None
     sampler: Literal["ancestral", "ddim"] = "ancestral"
+    guidance: float = 0.0
     kl_per_level: bool = False
     bound_map: bool = False
     trajectory: tuple[int, ...] = ()

@@ -103,6 +103,7 @@ def load(store: ModelStore, manifest: Manifest, backend: Backend) -> Resident:
         latent_dim=generator.latent_dim,
         latent_levels=generator.latent_levels,
         labels=generator.blueprint.labels,
+        has_null_label=generator.null_label is not None,
         binarization=manifest.binarization,
         kl_estimator=generator.kl_estimator,
         levels=_levels(generator),

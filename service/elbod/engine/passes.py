@@ -18,6 +18,7 @@ from elbod.engine.programs import (
     DESCEND,
     DRAW,
     FOLLOW,
+    GUIDED,
     LATENTS,
     OBSERVE,
     OBSERVE_MAP,
@@ -27,6 +28,7 @@ from elbod.engine.programs import (
     VISIT,
     VISIT_BOTTOM,
     End,
+    Move,
     Program,
     Source,
 )
@@ -84,7 +86,7 @@ def passes(job: Job, levels: int, *, pilot: bool = False) -> Passes:
 
 def evaluations(way: Passes) -> int:
     """What a draw costs: how often it runs the network. Draws that run none count as one."""
-    return max(1, sum(step.program.evaluates for step in way))
+    return max(1, sum(step.program.evaluations for step in way))
 
 
 def encodes(job: Job, levels: int) -> bool:
@@ -125,7 +127,7 @@ def _drawn_down_to(level: int, job: Job, levels: int) -> list[Pass]:
 def _sampled(job: Job, levels: int) -> list[Pass]:
     """From p(z_T), q(z_level|x) or a given z_level down to x; with the mean, no further than z_level."""
     downward = _downward(job, levels)
-    move = ADVANCE[Source.PRIOR] if job.sampler == "ancestral" else FOLLOW
+    move = _move(job)
     from_top = [place for place in downward if place >= job.level]
     if job.z is not None:
         way = []
@@ -139,6 +141,13 @@ def _sampled(job: Job, levels: int) -> list[Pass]:
     shown = _with_shown(way, job.trajectory)
     end = job.level if job.output == "mean" else 0
     return [*shown, Pass(DATA[Source.GIVEN, _end(job)], end, end)]
+
+
+def _move(job: Job) -> Program:
+    """How a sample goes a level down."""
+    if job.guidance:
+        return GUIDED[Move.ADVANCE if job.sampler == "ancestral" else Move.FOLLOW]
+    return ADVANCE[Source.PRIOR] if job.sampler == "ancestral" else FOLLOW
 
 
 def _with_shown(way: list[Pass], levels: tuple[int, ...]) -> list[Pass]:

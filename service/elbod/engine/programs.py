@@ -59,12 +59,13 @@ class Move(Enum):
 @dataclass(frozen=True, eq=False)
 class Program:
     """One of the constants below. `source` is None for the program that encodes rows; without a `move` a program begins
-    draws."""
+    draws. `guided` moves run the network under the null label, too."""
 
     name: str
     source: Source | None = None
     ends: frozenset[End] = frozenset()
     move: Move | None = None
+    guided: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -90,10 +91,11 @@ class Program:
         return End.SAMPLE in self.ends
 
     @property
-    def evaluates(self) -> bool:
-        """Whether it runs the network that turns latents into p(x|z) or into the level below: what a draw costs."""
+    def evaluations(self) -> int:
+        """How often it runs the network that turns latents into p(x|z) or into the level below: what a draw costs."""
         handed_out = self.source is Source.GIVEN and self.ends == {End.LATENTS}
-        return self.move in (Move.ADVANCE, Move.FOLLOW) or not (End.WALK in self.ends or handed_out)
+        runs = self.move in (Move.ADVANCE, Move.FOLLOW) or not (End.WALK in self.ends or handed_out)
+        return runs + self.guided
 
 
 ENCODE = Program("encode")
@@ -113,6 +115,10 @@ ADVANCE = {
 ADVANCE_MAP = Program("advance_map", Source.POSTERIOR, _ON_ITS_WAY | {End.MAP}, Move.ADVANCE)
 DESCEND = Program("descend", Source.POSTERIOR, _ON_ITS_WAY, Move.DESCEND)
 FOLLOW = Program("follow", Source.PRIOR, _ON_ITS_WAY, Move.FOLLOW)
+GUIDED = {
+    move: Program(f"{move.name}_guided".lower(), Source.PRIOR, _ON_ITS_WAY, move, guided=True)
+    for move in (Move.ADVANCE, Move.FOLLOW)
+}
 VISIT = Program("visit", Source.POSTERIOR, frozenset({End.LEVEL}), Move.VISIT)
 VISIT_BOTTOM = Program("visit_bottom", Source.POSTERIOR, _ON_ITS_WAY, Move.VISIT)
 LATENTS = Program("latents", Source.GIVEN, frozenset({End.LATENTS}))
@@ -151,7 +157,7 @@ class Inputs:
 
     x (n, *event_shape); label (n,) int64 for conditional models; parameters of q(z|x); noise (n, noise_dimensions)
     standard normals; temperature (n, 1); z (n, latent_dim); u (n, *event_shape) uniforms; level and below (n,) int64,
-    where draws stand and what the pass makes.
+    where draws stand and what the pass makes; guidance (n, 1) float64.
     """
 
     x: Tensor | None = None
@@ -163,6 +169,7 @@ class Inputs:
     u: Tensor | None = None
     level: Tensor | None = None
     below: Tensor | None = None
+    guidance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,9 @@ class Drawn:
 
 def proofs(generator: Generator) -> tuple[Program, ...]:
     """What shows that no row's bytes depend on its tile, whatever the generator is asked."""
-    return _PROOFS_OF_PASSES if generator.levels else _PROOFS
+    if not generator.levels:
+        return _PROOFS
+    return _PROOFS_OF_PASSES if generator.null_label is None else (*_PROOFS_OF_PASSES, *GUIDED.values())
 
 
 def row_dtype(generator: Generator) -> type[np.floating[Any]]:
@@ -278,13 +287,13 @@ def _moved(generator: Generator, program: Program, inputs: Inputs) -> Drawn:
     assert inputs.z is not None
     walk, label = Walk(inputs.z, inputs.level, inputs.below), inputs.label
     if program.move is Move.FOLLOW:
-        return _on_its_way(generator.follow(walk, label))
+        return _on_its_way(generator.follow(walk, label, inputs.guidance))
     assert inputs.noise is not None
     if program.move is Move.DESCEND:
         assert q is not None
         return _on_its_way(generator.descend(walk, q, inputs.noise))
     if End.MAP not in program.ends:
-        return _on_its_way(*generator.advance(walk, q, inputs.noise, label))
+        return _on_its_way(*generator.advance(walk, q, inputs.noise, label, inputs.guidance))
     assert q is not None
     after, elements = generator.advance_by_element(walk, q, inputs.noise, label)
     return _on_its_way(after, summed(elements), elements)

@@ -217,6 +217,8 @@ class Progress:
             slots.write("label", where, job.label[at], np.int64)
         elif job.marginal_labels:
             slots.write("label", where, np.tile(np.arange(job.copies), chunk.rows), np.int64)
+        elif (null := self.resident.generator.null_label) is not None:
+            slots.write("label", where, np.full(len(chunk.slots), null), np.int64)
         if job.verb is Verb.SAMPLE:
             slots.write("temperature", where, np.full((len(chunk.slots), 1), job.temperature, np.float32), np.float32)
 

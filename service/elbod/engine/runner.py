@@ -111,6 +111,8 @@ class Runner:
             inputs["level"] = self.backend.tensor(level)
             if program.move is not None:
                 inputs["below"] = self.backend.tensor(below)
+        if program.guided:
+            inputs["guidance"] = self.backend.tensor(_padded(_guidance(shares), size)[:, None])
         if program.source in (Source.POSTERIOR, Source.ROWS):
             dimensions, stream = resident.noise_dimensions, _streams(shares)
             if program.source is Source.POSTERIOR:
@@ -134,7 +136,7 @@ def _padded(slots: SlotNumbers, size: int) -> SlotNumbers:
     """Padding repeats a unit: it must be as proper as any."""
     if len(slots) == size:
         return slots
-    padded = np.empty(size, np.int64)
+    padded = np.empty(size, slots.dtype)
     padded[: len(slots)] = slots
     padded[len(slots) :] = slots[-1]
     return padded
@@ -153,6 +155,11 @@ def _places(shares: Sequence[Share]) -> tuple[Array, Array]:
     """The level of each unit of a tile, and the one below that its pass makes, (n,) each."""
     found = [share.places() for share in shares]
     return _joined([level for level, _ in found]), _joined([below for _, below in found])
+
+
+def _guidance(shares: Sequence[Share]) -> Array:
+    """That of each unit's job, (n,) float64."""
+    return np.repeat([share.progress.job.guidance for share in shares], [len(share.slots) for share in shares])
 
 
 def _first_blocks(shares: Sequence[Share], dimensions: int) -> int | Array:

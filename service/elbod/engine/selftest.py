@@ -19,6 +19,7 @@ from elbod.engine.programs import (
     ADVANCE,
     BEGIN,
     DATA,
+    GUIDED,
     OBSERVE_MAP,
     SCORE,
     SCORE_MAP,
@@ -67,7 +68,8 @@ class SelfTest:
         self._backend, self._generator, self._sizes = backend, generator, sizes
         self._posterior_dimensions = noise_dimensions
         self._largest = size = sizes[-1]
-        self._label = np.arange(size) % max(1, len(generator.blueprint.labels or ()))
+        classes = len(generator.blueprint.labels or ()) + (generator.null_label is not None)
+        self._label = np.arange(size) % max(1, classes)
         self._level = np.arange(size) % max(1, generator.levels) + 1
         rows = np.arange(size)
         noise = self._noise(Stream.PRIOR, rows, size)
@@ -160,7 +162,8 @@ class SelfTest:
         if not self._generator.levels:
             return (*DATA.values(), SCORE_MAP)
         ends = (DATA[Source.GIVEN, End.SAMPLE], DATA[Source.GIVEN, End.MEAN], OBSERVE_MAP)
-        return (*ADVANCE.values(), *BEGIN.values(), *ends)
+        guided = () if self._generator.null_label is None else tuple(GUIDED.values())
+        return (*ADVANCE.values(), *guided, *BEGIN.values(), *ends)
 
     def _given(self, program: Program, order: Order, size: int, encoded: Encoded) -> Inputs:
         """What a program reads, for the rows of `order`."""
@@ -176,6 +179,7 @@ class SelfTest:
             u=backend.uniforms(_keys(order), self._generator.event_shape, size) if program.reads_u else None,
             level=inputs.level if self._generator.levels and (program.reads_z or program.move) else None,
             below=inputs.below if program.move else None,
+            guidance=self._tensor(np.ones((size, 1))) if program.guided else None,
         )
 
     def _outputs(self, order: Order, size: int) -> list[Array]:

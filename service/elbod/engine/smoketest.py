@@ -90,6 +90,10 @@ def _jobs(resident: Resident, sample: Job, drawn: Samples) -> Iterator[Job]:
     if (labels := resident.description.labels) is not None:
         marginal = replace(score, label=None, marginal_labels=len(labels))
         yield replace(marginal, num_importance_samples=2, reconstruction_map=True)
+    if resident.description.has_null_label:
+        yield replace(score, label=None)
+        yield replace(sample, guidance=1.0)
+        yield replace(sample, guidance=1.0, sampler="ddim")
     if resident.generator.likelihood.name == "bernoulli":
         grey = 0.25 + 0.5 * drawn.x
         yield replace(score, x=grey, binarize="stochastic")

@@ -58,12 +58,11 @@ class Generator(nn.Module, ABC):
 
     A family is one final subclass in one file. Rows are independent: row i of an output depends on row i of the input
     alone, since rows of many callers share a batch. x is (n, *event_shape) in data units, z is (n, latent_dim), and
-    label (n,) holds int64 class numbers for families that are `conditional` on one (`blueprint.labels` names the
+    label (n,) holds int64 class numbers for models that are `conditional` on one (`blueprint.labels` names the
     classes), None for all others.
     """
 
     family: ClassVar[str]
-    conditional: ClassVar[bool] = False
     # Passes between p(z_T) and p(x|z_0).
     levels: int = 0
     Spec: ClassVar[type[Any]]
@@ -95,6 +94,21 @@ class Generator(nn.Module, ABC):
         """Bytes that the model keeps while it is loaded: its tensors and, in families that override this, what they
         compute from those once."""
         return sum(tensor.nbytes for tensor in self.state_dict().values())
+
+    @classmethod
+    def takes_labels(cls, spec: Any) -> bool:
+        """Whether models of that spec are conditional on a label."""
+        return False
+
+    @property
+    def conditional(self) -> bool:
+        return self.blueprint.labels is not None
+
+    @property
+    def null_label(self) -> int | None:
+        """The class number C that stands for no label, of conditional models that learned p(x) itself as one more
+        class; None: without labels log p(x) is the marginal over all of them."""
+        return None
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -66,8 +66,12 @@ def sampled_bound(terms: Terms, samples: int) -> tuple[Floats, LatentTerms[Float
 def label_draws(terms: Terms, samples: int) -> "LabelDraws":
     """The first draws under each label: closed forms would bias a marginal up."""
     assert terms.label_log_prob is not None
-    sampled = terms.draws.path.sampled
-    values = (terms.draws.reconstruction, sampled.log_prior, sampled.log_q)
+    path, log_q = terms.draws.path, terms.draws.path.sampled.log_q
+    log_prior = path.sampled.log_prior
+    if path.entropy is not None:
+        known = _of_known_entropy(path.sampled, path.entropy)
+        log_prior, log_q = known.log_prior, -known.entropy
+    values = (terms.draws.reconstruction, log_prior, log_q)
     return LabelDraws(terms.label_log_prob, *(drawn[..., :samples] for drawn in values))
 
 
@@ -87,11 +91,15 @@ def _latent(terms: Terms, samples: int) -> LatentTerms[Floats]:
         return ClosedForm(closed.kl[:, None], closed.log_prior[:, None], closed.entropy[:, None])
     path = terms.draws.path
     if path.entropy is not None:
-        kl, entropy = path.sampled.kl[:, :samples], path.entropy[:, :samples]
-        return KnownEntropy(kl, -kl - entropy, entropy)
+        known = _of_known_entropy(path.sampled, path.entropy)
+        return KnownEntropy(known.kl[:, :samples], known.log_prior[:, :samples], known.entropy[:, :samples])
     if (given := path.conditional) is not None:
         return Conditional(given.kl[:, :samples], given.log_prior[:, :samples], given.entropy[:, :samples])
     return Sampled(path.sampled.log_prior[:, :samples], path.sampled.log_q[:, :samples])
+
+
+def _of_known_entropy(sampled: Sampled[Floats], entropy: Floats) -> KnownEntropy[Floats]:
+    return KnownEntropy(sampled.kl, -sampled.kl - entropy, entropy)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,21 @@ class Chained(Generator):
         """KL(q(z_below|z_level, x) || p(z_below|z_level)) of each row with its other forms, (n,)."""
 
     @abstractmethod
-    def follow(self, walk: Walk, label: Tensor | None = None) -> Walk:
+    def advance(
+        self,
+        walk: Walk,
+        q: Posterior | None,
+        noise: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> tuple[Walk, PathTerms[Tensor] | None]:
+        """As in every family; draws from p are drawn towards their label by `guidance` w >= 0, (n, 1) float64.
+
+        Models with a null label alone have it. What it draws has no bound.
+        """
+
+    @abstractmethod
+    def follow(self, walk: Walk, label: Tensor | None = None, guidance: Tensor | None = None) -> Walk:
         """z_below of the deterministic sampler, which has no bound."""
 
     @property

@@ -95,13 +95,13 @@ def blueprint_of(described: Described) -> Blueprint:
 
 def build(blueprint: Blueprint) -> Generator:
     """A generator with untrained weights. Raises InvalidCheckpoint."""
-    kind, spec = _validated_spec(blueprint)
+    kind, spec = _validated_spec(blueprint.family, blueprint.spec)
     shape = blueprint.event_shape
     if not shape or any(size < 1 for size in shape) or math.prod(shape) > _MAX_EVENT:
         raise InvalidCheckpoint(
             f"event_shape must be positive sizes, at least one, of at most {_MAX_EVENT} elements, not {shape}"
         )
-    _check_labels(kind, blueprint)
+    _check_labels(blueprint, wanted=kind.takes_labels(spec))
     try:
         return kind.build(blueprint, spec)
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
@@ -124,38 +124,44 @@ def outline(blueprint: Blueprint) -> Generator:
         raise
 
 
-def _check_labels(kind: type[Generator], blueprint: Blueprint) -> None:
+def takes_labels(family_name: str, spec: Mapping[str, Any]) -> bool:
+    """Whether models of that family and spec are conditional on a label. Raises InvalidCheckpoint."""
+    kind, validated = _validated_spec(family_name, spec)
+    return kind.takes_labels(validated)
+
+
+def _check_labels(blueprint: Blueprint, *, wanted: bool) -> None:
     labels = blueprint.labels
-    if not kind.conditional and labels is not None:
+    if not wanted and labels is not None:
         raise InvalidCheckpoint(f"family {blueprint.family!r} is not conditional: it takes no labels")
-    if kind.conditional and (labels is None or len(labels) < 2 or len(set(labels)) < len(labels)):
+    if wanted and (labels is None or len(labels) < 2 or len(set(labels)) < len(labels)):
         raise InvalidCheckpoint(f"family {blueprint.family!r} needs at least two labels, all different, not {labels}")
 
 
 def canonical_spec(blueprint: Blueprint) -> dict[str, Any]:
     """`blueprint.spec` with every default written out, so that a later default changes no published model."""
-    kind, spec = _validated_spec(blueprint)
+    kind, spec = _validated_spec(blueprint.family, blueprint.spec)
     plain: dict[str, Any] = TypeAdapter(kind.Spec).dump_python(spec, mode="json")
     return plain
 
 
-def _validated_spec(blueprint: Blueprint) -> tuple[type[Generator], Any]:
-    kind = family(blueprint.family)
+def _validated_spec(name: str, given: Mapping[str, Any]) -> tuple[type[Generator], Any]:
+    kind = family(name)
     adapter: TypeAdapter[Any] = TypeAdapter(kind.Spec)
     try:
         # JSON has no tuples, so the spec is read as JSON is: a list is a tuple, and nothing else is converted.
-        spec = adapter.validate_json(TypeAdapter(dict[str, Any]).dump_json(dict(blueprint.spec)), strict=True)
+        spec = adapter.validate_json(TypeAdapter(dict[str, Any]).dump_json(dict(given)), strict=True)
     except ValidationError as error:
         places = "; ".join(f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {places}") from error
+        raise InvalidCheckpoint(f"spec of family {name!r} is invalid: {places}") from error
     except ValueError as error:
-        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} is invalid: {error}") from error
+        raise InvalidCheckpoint(f"spec of family {name!r} is invalid: {error}") from error
     plain = adapter.dump_python(spec)
     if (size := _largest(plain)) > _MAX_SIZE:
-        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} has the size {size}: the limit is {_MAX_SIZE}")
-    unknown = sorted(set(blueprint.spec) - set(plain))
+        raise InvalidCheckpoint(f"spec of family {name!r} has the size {size}: the limit is {_MAX_SIZE}")
+    unknown = sorted(set(given) - set(plain))
     if unknown:
-        raise InvalidCheckpoint(f"spec of family {blueprint.family!r} has unknown keys: {', '.join(unknown)}")
+        raise InvalidCheckpoint(f"spec of family {name!r} has unknown keys: {', '.join(unknown)}")
     return kind, spec
 
 

@@ -7,15 +7,15 @@ p(x|z, y) = product over i of a likelihood with parameters network(z, y)_i
 Given a label it bounds log p(x|y); without one, log p(x) = logsumexp over y of log p(y) + log p(x|y).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, final
+from typing import Literal, Self, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elbod.generators import labels
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, widened
 from elbod.generators.likelihoods import Observation
@@ -44,7 +44,6 @@ class CVAESpec:
 class CVAE(Generator):
     family = "cvae"
     Spec = CVAESpec
-    conditional: ClassVar[bool] = True
 
     shift: Tensor
     scale: Tensor
@@ -68,23 +67,21 @@ class CVAE(Generator):
         dtype = torch.float64 if self.likelihood.measure == "density" else torch.float32
         self.register_buffer("shift", torch.zeros(self.event_shape, dtype=dtype))
         self.register_buffer("scale", torch.ones(self.event_shape, dtype=dtype))
-        uniform = torch.full((classes,), -math.log(max(1, classes)), dtype=torch.float64)
-        self.register_buffer("label_log_probs", uniform)
+        self.register_buffer("label_log_probs", labels.uniform(classes))
 
     @classmethod
     def build(cls, blueprint: Blueprint, spec: CVAESpec) -> Self:
         return cls(blueprint, spec)
 
+    @classmethod
+    def takes_labels(cls, spec: CVAESpec) -> bool:
+        return True
+
     def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
-        """Raises ValueError for a class without a training row: its p(y) would be zero."""
-        if label is None:
-            raise ValueError("family 'cvae' is conditional on labels, and the data have none")
+        """Raises ValueError for a class without a training row."""
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
-        counts = torch.bincount(label, minlength=len(self._labels)).double()
-        if not (counts > 0).all():
-            raise ValueError(f"label {self._labels[int(counts.argmin())]!r} has no training row")
-        self.label_log_probs = (counts / counts.sum()).log()
+        self.label_log_probs = labels.log_frequencies(label, self._labels)
 
     def label_log_prob(self) -> Tensor:
         return self.label_log_probs

@@ -15,6 +15,10 @@ probabilistic models", NeurIPS 2020; Kingma et al., "Variational diffusion model
 
 One draw is a whole path z_T ... z_0, scored by its sampled log weight; H[q] is the same number for every x. Every term
 is float64, at z as a float32, and separates over elements.
+
+With labels the network is told the class y, or that there is none: a null label stands for a share of the training
+rows, so one network bounds log p(x|y) and, by a model of its own, log p(x) (Ho and Salimans, "Classifier-free diffusion
+guidance", 2022).
 """
 
 import math
@@ -25,7 +29,7 @@ from typing import Any, Literal, Self, final
 import torch
 from torch import Tensor, nn
 
-from elbod.generators import belief, chain
+from elbod.generators import belief, chain, labels
 from elbod.generators.base import Blueprint, Walk
 from elbod.generators.chain import Chain, ChainPosterior, conditional_terms, step_terms
 from elbod.generators.chained import Chained
@@ -56,6 +60,7 @@ class DiffusionSpec:
     `mlp` networks have `blocks` residual blocks of `width`; `conv` ones, over images, `blocks` a stage of `channels[i]`
     channels, after blocks of `patch` x `patch` pixels became channels. `dropout` acts while training only.
     `reverse_variance` `fixed` sets v = 0 in p(z_b|z_l), as the cited models have it: a far worse bound.
+    With a `label_dropout` the model is conditional on labels, and that share of training rows has the null label.
     """
 
     num_levels: int = 32
@@ -69,6 +74,7 @@ class DiffusionSpec:
     blocks: int = 3
     dropout: float = 0.1
     reverse_variance: Literal["belief", "fixed"] = "belief"
+    label_dropout: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_levels <= _MAX_LEVELS:
@@ -87,6 +93,10 @@ class DiffusionSpec:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.label_dropout is not None and not 0 < self.label_dropout < 1:
+            raise ValueError(
+                f"label_dropout must be between 0 and 1, got {self.label_dropout}: rows without label teach p(x)"
+            )
 
 
 @final
@@ -99,6 +109,7 @@ class Diffusion(Chained):
     gamma: Tensor
     correction: Tensor
     profile: Tensor
+    label_log_probs: Tensor
 
     def __init__(self, blueprint: Blueprint, spec: DiffusionSpec) -> None:
         super().__init__(blueprint, math.prod(blueprint.event_shape))
@@ -109,6 +120,7 @@ class Diffusion(Chained):
             raise ValueError(f"{self.latent_dim} elements at {self.levels} levels need more noise than a draw has")
         self._ends = spec.gamma_min, spec.gamma_max
         self._fixed_variance = spec.reverse_variance == "fixed"
+        self._labels, self._label_dropout = blueprint.labels or (), spec.label_dropout or 0.0
         self.network = self._network(spec)
         self.increments = nn.Parameter(torch.zeros(self.levels)) if spec.schedule == "learned" else None
         make = chain.cosine if spec.schedule == "cosine" else chain.linear
@@ -121,26 +133,46 @@ class Diffusion(Chained):
             self.register_buffer("correction", torch.zeros(*self.event_shape, self.likelihood.levels))
         # Root mean squares of log p(x|z_0) and of the KL from each level 1 ... T: what levels are sampled by.
         self.register_buffer("profile", torch.ones(self.levels + 1, dtype=torch.float64))
+        if self.conditional:
+            self.register_buffer("label_log_probs", labels.uniform(len(self._labels)))
 
     def _network(self, spec: DiffusionSpec) -> nn.Module:
-        parameters = self.likelihood.parameters
+        parameters, classes = self.likelihood.parameters, len(self._labels) + self.conditional
         if spec.network == "conv":
-            return ResidualUNet(self.event_shape, spec.channels, spec.patch, spec.blocks, parameters, spec.dropout)
-        return ResidualMLP(self.latent_dim, spec.width, spec.blocks, self.latent_dim * parameters, spec.dropout)
+            sizes = (spec.channels, spec.patch, spec.blocks)
+            return ResidualUNet(self.event_shape, *sizes, parameters, spec.dropout, classes)
+        outputs = self.latent_dim * parameters
+        return ResidualMLP(self.latent_dim, spec.width, spec.blocks, outputs, spec.dropout, classes)
 
     @classmethod
     def build(cls, blueprint: Blueprint, spec: DiffusionSpec) -> Self:
         return cls(blueprint, spec)
 
+    @classmethod
+    def takes_labels(cls, spec: DiffusionSpec) -> bool:
+        return spec.label_dropout is not None
+
+    @property
+    def null_label(self) -> int | None:
+        return len(self._labels) if self.conditional else None
+
+    def label_log_prob(self) -> Tensor | None:
+        return self.label_log_probs if self.conditional else None
+
     @torch.no_grad()
     def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
-        """The untrained model is that of independent elements, with their frequencies in the training rows."""
+        """The untrained model is that of independent elements, with their frequencies in the training rows.
+
+        Raises ValueError for a class without a training row.
+        """
+        if self.conditional:
+            self.label_log_probs = labels.log_frequencies(label, self._labels)
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         if self.likelihood.levels is None:
             return
         z = torch.zeros(1, self.latent_dim, device=self.shift.device)
-        made = self._said(z, torch.zeros(1, dtype=torch.int64, device=z.device)).log_levels()[0].double()
+        made = self._said(z, torch.zeros(1, dtype=torch.int64, device=z.device), None).log_levels()[0].double()
         self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -200,7 +232,7 @@ class Diffusion(Chained):
 
     def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
         """p(x|z_0)."""
-        return self._believe(z, torch.zeros(len(z), dtype=torch.int64, device=z.device))
+        return self._believe(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), label)
 
     def begin(
         self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0
@@ -217,13 +249,18 @@ class Diffusion(Chained):
         return walk, q.chain.first_terms(walk.z.double(), q.f)
 
     def advance(
-        self, walk: Walk, q: Posterior | None, noise: Tensor, label: Tensor | None = None
+        self,
+        walk: Walk,
+        q: Posterior | None,
+        noise: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Walk, PathTerms[Tensor] | None]:
         if q is not None:
             after, path = self.advance_by_element(walk, q, noise, label)
             return after, summed(path)
         level, below = _places(walk)
-        step, (m, v) = self.chain.step(level, below), self.denoise(walk.z, level)
+        step, (m, v) = self.chain.step(level, below), self._guided(walk.z, level, label, guidance)
         width = step.variance + step.pull**2 * v
         z = step.mean(walk.z.double(), m) + width.sqrt() * noise
         return _arrived(z, below), None
@@ -234,7 +271,7 @@ class Diffusion(Chained):
         assert isinstance(q, ChainPosterior)
         level, below = _places(walk)
         after = self.descend(walk, q, noise)
-        m, v = self.denoise(walk.z, level)
+        m, v = self.denoise(walk.z, level, label)
         step = q.chain.step(level, below)
         return after, step_terms(step, walk.z.double(), after.z.double(), q.f, m, v)
 
@@ -254,25 +291,36 @@ class Diffusion(Chained):
     def level_terms(self, walk: Walk, q: Posterior, label: Tensor | None = None) -> Conditional[Tensor]:
         assert isinstance(q, ChainPosterior)
         level, below = _places(walk)
-        m, v = self.denoise(walk.z, level)
+        m, v = self.denoise(walk.z, level, label)
         return summed(conditional_terms(q.chain.step(level, below), q.f, m, v))
 
-    def follow(self, walk: Walk, label: Tensor | None = None) -> Walk:
+    def follow(self, walk: Walk, label: Tensor | None = None, guidance: Tensor | None = None) -> Walk:
         """z_below = a_below m + s_below eps with z = a m + s eps: one deterministic step (Song, Meng and Ermon, "DDIM",
         ICLR 2021). What it draws has no bound here."""
         level, below = _places(walk)
-        m, _ = self.denoise(walk.z, level)
+        m, _ = self._guided(walk.z, level, label, guidance)
         steps = self.chain
         share = (steps.noise_variance(below) / steps.noise_variance(level)).sqrt()
         return _arrived(steps.signal(below) * m + share * (walk.z.double() - steps.signal(level) * m), below)
 
     def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
         """p(x|z_0) of draws at level 0; post(x_j|z_l) of each element elsewhere, whose mean is E_post[x]."""
-        return self.decode(walk.z) if walk.level is None else self._believe(walk.z, walk.level)
+        return self.decode(walk.z, label) if walk.level is None else self._believe(walk.z, walk.level, label)
 
-    def denoise(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def denoise(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        return self._moments(self._believe(z, level))
+        return self._moments(self._believe(z, level, label))
+
+    def _guided(self, z: Tensor, level: Tensor, label: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """m = m_null + (1 + w)(m_y - m_null) and v of label y, w = `guidance` (n, 1): two evaluations of the network.
+
+        The chain of these is no model that has been trained, and no bound is one of it.
+        """
+        m, v = self.denoise(z, level, label)
+        if guidance is None:
+            return m, v
+        without, _ = self.denoise(z, level)
+        return without + (1 + guidance) * (m - without), v
 
     def _moments(self, post: Observation) -> tuple[Tensor, Tensor]:
         m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
@@ -280,8 +328,8 @@ class Diffusion(Chained):
 
     @property
     def objective_noise_dimensions(self) -> int:
-        """One number that places the levels, and the noise of a latent."""
-        return 1 + self.latent_dim
+        """One number that places the levels, the noise of a latent, and one that hides a label."""
+        return 1 + self.latent_dim + self.conditional
 
     def objective(self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None) -> Tensor:
         """The bound at one level a row, (n,), in one pass; its mean over u is the bound of each row.
@@ -291,12 +339,15 @@ class Diffusion(Chained):
         mean of the terms' squares.
         """
         n, q = len(x), self.encode(x)
+        if label is not None and self.training:
+            hidden = torch.special.ndtr(noise[:, -1]) < self._label_dropout
+            label = label.masked_fill(hidden, len(self._labels))
         weights = self._training_weights()
         u = torch.special.ndtr(noise[0, 0].double())
         places = (u + torch.arange(n, device=x.device) / n) % 1
         level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), places, right=True)
-        walk = self.visit(q, level, noise[:, 1:])
-        post = self._believe(walk.z, level)
+        walk = self.visit(q, level, noise[:, 1 : 1 + self.latent_dim])
+        post = self._believe(walk.z, level, label)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
         kl = conditional_terms(q.chain.step(start, start - 1), q.f, *self._moments(post)).kl.sum(-1)
@@ -319,31 +370,33 @@ class Diffusion(Chained):
         # A step that is not finite changes nothing.
         self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
 
-    def _believe(self, z: Tensor, level: Tensor) -> Observation:
+    def _believe(self, z: Tensor, level: Tensor, label: Tensor | None) -> Observation:
         """post_j(x_j|z_l) of every element, float64, (n, *event_shape)."""
         rows = (len(z), *[1] * len(self.event_shape))
         steps = self.chain
         signal, variance = steps.signal(level).reshape(rows), steps.noise_variance(level).reshape(rows)
         noisy = z.double().reshape(len(z), *self.event_shape)
-        return belief.posterior(self.belief(z, level), noisy, signal, variance, (self.shift, self.scale))
+        return belief.posterior(self.belief(z, level, label), noisy, signal, variance, (self.shift, self.scale))
 
-    def belief(self, z: Tensor, level: Tensor) -> Observation:
+    def belief(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> Observation:
         """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used.
 
         Any function of z_l is a belief, so it is computed in the network's precision; post_j and what follows are not.
         """
-        said = self._said(z, level)
+        said = self._said(z, level, label)
         if isinstance(said, GaussianObservation):
             return said.double()
         if isinstance(said, BernoulliObservation):
             return BernoulliObservation(said.logits.double() + self.correction[..., 1] - self.correction[..., 0])
         return CategoricalObservation(said.log_levels().double() + self.correction)
 
-    def _said(self, z: Tensor, level: Tensor) -> Observation:
+    def _said(self, z: Tensor, level: Tensor, label: Tensor | None) -> Observation:
         gamma = self.chain.gamma
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
-        outputs: Tensor = self.network(z.to(dtype), t.to(dtype))
+        if label is None and self.conditional:
+            label = torch.full_like(level, len(self._labels))
+        outputs: Tensor = self.network(z.to(dtype), t.to(dtype), label)
         outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
         # Columns of a table may lie far from zero: float32 would round their spread away.
         units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype

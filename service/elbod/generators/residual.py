@@ -1,10 +1,10 @@
-"""Residual networks of a noisy image and the time, for diffusion models.
+"""Residual networks of a noisy image, the time and perhaps a class, for diffusion models.
 
     h <- h + f(h, t),    f(h, t) = W2 drop(silu(normalize(W1 silu(normalize(h))) (1 + c(t)) + d(t)))
 
 c and d are linear in features of the time t, which is 0 at the lowest and 1 at the highest level of noise (Perez et
-al., "FiLM", AAAI 2018; Ho, Jain and Abbeel, NeurIPS 2020). f and the outputs begin as zero. Normalization is over one
-row, so rows stay independent.
+al., "FiLM", AAAI 2018; Ho, Jain and Abbeel, NeurIPS 2020), and of the class y where there are classes. f, the outputs
+and what a class adds begin as zero. Normalization is over one row, so rows stay independent.
 """
 
 import math
@@ -22,16 +22,20 @@ _MIXED_POSITIONS = 64
 
 
 class TimeFeatures(nn.Module):
-    """t (n,) to (n, width): cosines of multiples of pi t, then one layer."""
+    """t (n,), and y (n,) of `classes`, to (n, width): cosines of multiples of pi t, one layer, and a row of a table."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.layer = nn.Linear(_TIME_FEATURES, width)
+        self.classes = nn.Parameter(torch.zeros(classes, width)) if classes else None
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
         multiples = torch.arange(_TIME_FEATURES, device=t.device, dtype=t.dtype)
-        features: Tensor = nn.functional.silu(self.layer(torch.cos(math.pi * t[:, None] * multiples)))
-        return features
+        features: Tensor = self.layer(torch.cos(math.pi * t[:, None] * multiples))
+        if self.classes is not None:
+            assert y is not None
+            features = features + nn.functional.embedding(y, self.classes)
+        return nn.functional.silu(features)
 
 
 class _DenseBlock(nn.Module):
@@ -48,18 +52,18 @@ class _DenseBlock(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """(n, inputs) at times (n,) to (n, outputs), float32 or wider."""
+    """(n, inputs) at times (n,), and classes (n,) if it has any, to (n, outputs), float32 or wider."""
 
-    def __init__(self, inputs: int, width: int, blocks: int, outputs: int, dropout: float) -> None:
+    def __init__(self, inputs: int, width: int, blocks: int, outputs: int, dropout: float, classes: int = 0) -> None:
         super().__init__()
         self.stem = nn.Linear(inputs, width)
-        self.time = TimeFeatures(width)
+        self.time = TimeFeatures(width, classes)
         self.blocks = nn.ModuleList(_DenseBlock(width, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = silent(nn.Linear(width, outputs))
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        time, h = self.time(t), self.stem(z)
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        time, h = self.time(t, y), self.stem(z)
         for block in self.blocks:
             h = block(h, time)
         return widened(self.head(nn.functional.silu(self.norm(h))))
@@ -92,7 +96,8 @@ class _ImageBlock(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """An image (n, *event_shape) at times (n,) to (n, *event_shape, parameters), float32 or wider.
+    """An image (n, *event_shape) at times (n,), and of classes (n,) if it has any, to (n, *event_shape, parameters),
+    float32 or wider.
 
     Blocks of `patch` x `patch` pixels become channels first; stage i then has `channels[i]` channels at half the
     height and width of the one before (rounded up), and on the way back adds what it had (Ronneberger et al., "U-Net",
@@ -107,6 +112,7 @@ class ResidualUNet(nn.Module):
         blocks: int,
         parameters: int,
         dropout: float,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self._event_shape = tuple(event_shape)
@@ -122,7 +128,7 @@ class ResidualUNet(nn.Module):
                 )
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         time_width = 2 * channels[0]
-        self.time = TimeFeatures(time_width)
+        self.time = TimeFeatures(time_width, classes)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         self.stem = nn.Conv2d(c * patch**2, channels[0], 3, padding=1)
         self.place = nn.Parameter(torch.zeros(1, channels[0], *sizes[0]))
@@ -140,8 +146,8 @@ class ResidualUNet(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(_NORMALIZED_TOGETHER, channels[0]), channels[0])
         self.head = silent(nn.Conv2d(channels[0], c * parameters * patch**2, 3, padding=1))
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        time = self.time(t)
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        time = self.time(t, y)
         h = self.stem(self.fold(z.reshape(len(z), *self._image))) + self.place
         kept: list[Tensor] = []
         for i, blocks in enumerate(self.down):

@@ -46,12 +46,13 @@ def _process(job: Job, model: ModelDescription) -> dict[str, Any]:
     """How samples of a model with levels were drawn. `scored`: /elbo bounds log p(x) of just this."""
     if model.levels is None:
         return {"process": None, "trajectory_levels": None}
-    ancestral = job.sampler == "ancestral" and job.output == "sample" and job.x is None and job.z is None
+    from_prior = job.output == "sample" and job.x is None and job.z is None
     process = {
         "sampler": job.sampler,
         "num_steps": job.num_steps or model.levels.count,
         "level": job.level,
-        "scored": ancestral,
+        "guidance": job.guidance,
+        "scored": from_prior and job.sampler == "ancestral" and not job.guidance,
     }
     return {"process": process, "trajectory_levels": list(job.trajectory) or None}
 
@@ -85,6 +86,7 @@ def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescri
         "kl_estimator": _kl_estimator(job, model),
         "gap_kind": "exact" if "log_evidence" in found else "lower" if job.num_importance_samples else None,
         "conditional_on": None if job.label is None else "label",
+        "marginal": _marginal(job, model),
         "num_importance_samples": job.num_importance_samples,
         **_calibration(job, model),
         **_passes(job, model),
@@ -103,6 +105,13 @@ def _scored(fields: dict[str, Any], job: Job, scores: Scores, model: ModelDescri
     return Answer(fields, arrays)
 
 
+def _marginal(job: Job, model: ModelDescription) -> str | None:
+    """How a conditional model scores rows without a label."""
+    if job.label is not None or model.labels is None:
+        return None
+    return "labels" if job.marginal_labels else "null label"
+
+
 def _kl_estimator(job: Job, model: ModelDescription) -> str:
     if job.num_levels is not None:
         return "conditional"
@@ -116,7 +125,7 @@ def _passes(job: Job, model: ModelDescription) -> dict[str, Any]:
     steps = job.num_steps or model.levels.count
     kind = "paths" if job.num_levels is None else "levels"
     estimator = {"kind": kind, "num_levels": job.num_levels}
-    passes = evaluations(model.levels.count, job.num_steps, job.num_levels)
+    passes = job.copies * evaluations(model.levels.count, job.num_steps, job.num_levels)
     return {"estimator": estimator, "num_steps": steps, "passes": passes}
 
 
@@ -126,7 +135,9 @@ def _calibration(job: Job, model: ModelDescription) -> dict[str, Any]:
     if used is not None:
         return {"reference_num_samples": used.num_samples, "reference_size": len(used.scores), "reference_reason": None}
     stored = model.calibration if job.label is None else model.given_label
-    if stored and job.binarize in (None, model.binarization):
+    if stored and model.has_null_label and job.marginal_labels:
+        reason = "the model was calibrated with its null label"
+    elif stored and job.binarize in (None, model.binarization):
         reason = "the model was calibrated with whole paths of all its levels"
     elif stored:
         reason = f"the model was calibrated with binarization {model.binarization}, not {job.binarize}"

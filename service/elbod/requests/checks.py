@@ -104,13 +104,16 @@ def check_latents(model: ModelDescription, z: Array, *, max_rows: int) -> NDArra
 def check_labels(
     model: ModelDescription, label: Array | None, rows: int, *, required: bool
 ) -> NDArray[np.int64] | None:
-    """Class numbers (rows,) from one for all rows or one a row; None where none are given. Raises InvalidInput."""
+    """Class numbers (rows,) from one for all rows or one a row; None where none are given. Raises InvalidInput.
+
+    Where they are `required`, a model with a null label still goes without.
+    """
     names = model.labels
     if names is None:
         if label is not None:
             raise InvalidInput.at("/label", f"{_of(model)} is not conditional: it takes no label")
         return None
-    if label is None and not required:
+    if label is None and (model.has_null_label or not required):
         return None
     listed = f"{', '.join(names[:20])}{', ...' if names[20:] else ''}"
     known = f"{_of(model)} has the classes 0 ... {len(names) - 1} ({listed})"
@@ -127,6 +130,18 @@ def check_labels(
         place = f"label[{row}]" if label.ndim else "label"
         raise InvalidInput.at(f"/label/{row}" if label.ndim else "/label", f"{place} is {labels[row]}; {known}")
     return labels
+
+
+def marginal_labels(marginal: str | None, label: Array | None, model: ModelDescription) -> int:
+    """Over how many labels a score is marginalized, 0: over none. Raises InvalidInput for a `marginal` that is none."""
+    if marginal is not None and model.labels is None:
+        raise InvalidInput.at("/marginal", f"{_of(model)} is not conditional: there are no labels to sum over")
+    if marginal is not None and label is not None:
+        raise InvalidInput.at("/marginal", "label says which p(x|y) is scored: give one of label and marginal")
+    if marginal == "null label" and not model.has_null_label:
+        raise InvalidInput.at("/marginal", f"{_of(model)} has no null label: rows are scored by the sum over labels")
+    by_sum = marginal == "labels" or not model.has_null_label
+    return len(model.labels or ()) if label is None and by_sum else 0
 
 
 def check_count(name: str, value: int, limit: int) -> None:

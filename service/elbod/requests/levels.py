@@ -10,7 +10,7 @@ from elbod.generators.chain import grid
 from elbod.requests.checks import RequestLimits, check_count
 
 # Fields that mean something for models with levels alone.
-FIELDS = frozenset({"num_steps", "num_levels", "level", "sampler", "trajectory_steps"})
+FIELDS = frozenset({"num_steps", "num_levels", "level", "sampler", "guidance", "trajectory_steps"})
 INCLUDES = frozenset({"kl_per_level", "bound_map", "trajectory"})
 ONLY_WITH_LEVELS = FIELDS | {"include"}
 
@@ -29,6 +29,7 @@ class Asked:
     num_levels: int | None = None
     level: int | None = None
     trajectory_steps: int | None = None
+    guidance: float | None = None
 
 
 def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLimits) -> Job:
@@ -48,6 +49,9 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
         raise InvalidInput.at("/num_steps", f"num_steps is {steps}, model {model.name!r} has {levels} levels")
     downward = grid(levels, steps or levels)[::-1]
     _check_sampled_levels(job, asked, levels)
+    _check_guidance(job, asked, model)
+    if job.marginal_labels and (per_label := sorted(asked.include & INCLUDES)):
+        raise InvalidInput.at("/include", f"{per_label[0]} is of one label, or of the null label: leave marginal out")
     passes = asked.num_levels or len(downward)
     check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
     return replace(
@@ -55,6 +59,7 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
         num_steps=steps,
         num_levels=asked.num_levels,
         level=_level(asked, model.levels.default, downward),
+        guidance=asked.guidance or 0.0,
         trajectory=_shown(asked, downward),
         kl_per_level="kl_per_level" in asked.include,
         bound_map="bound_map" in asked.include,
@@ -84,16 +89,27 @@ def _check_sampled_levels(job: Job, asked: Asked, levels: int) -> None:
     whole: dict[str, Any] = {
         "num_steps": asked.num_steps is not None,
         "num_importance_samples": job.num_importance_samples > 0,
+        "marginal": job.marginal_labels > 0,
         "include": bool(asked.include),
     }
     whys = {
         "num_steps": "num_levels samples among all levels: leave num_steps out",
         "num_importance_samples": "importance weights need whole paths: leave num_levels out",
+        "marginal": "the marginal over labels needs whole paths: leave num_levels out",
         "include": "maps and profiles need whole paths: leave num_levels out",
     }
     for name, wrong in whole.items():
         if wrong:
             raise InvalidInput.at(f"/{name}", whys[name])
+
+
+def _check_guidance(job: Job, asked: Asked, model: ModelDescription) -> None:
+    if "guidance" not in asked.given:
+        return
+    if not model.has_null_label:
+        raise InvalidInput.at("/guidance", f"model {model.name!r} has no null label to guide away from")
+    if asked.guidance and job.label is None:
+        raise InvalidInput.at("/guidance", "guidance draws towards a label: give label, or leave guidance out")
 
 
 def _shown(asked: Asked, downward: tuple[int, ...]) -> tuple[int, ...]:

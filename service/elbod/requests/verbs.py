@@ -12,7 +12,7 @@ from elbod.engine.jobs import Array, Binarize, Job, Verb
 from elbod.errors import InvalidInput, Place
 from elbod.generators.noise import MAX_INDEX, MAX_SEED
 from elbod.requests.blocks import Pause, no_pause
-from elbod.requests.checks import RequestLimits, check_count, check_labels, check_latents, check_rows
+from elbod.requests.checks import RequestLimits, check_count, check_labels, check_latents, check_rows, marginal_labels
 from elbod.requests.levels import ONLY_WITH_LEVELS, Asked, at_levels
 from elbod_store.names import ALIAS, NAME, VERSION
 
@@ -74,7 +74,8 @@ class VerbRequest(BaseModel):
     def _at_levels(self, job: Job, model: ModelDescription, limits: RequestLimits) -> Job:
         if model.levels is None and self.model_fields_set.isdisjoint(ONLY_WITH_LEVELS):
             return job
-        asked = {name: getattr(self, name, None) for name in ("num_steps", "num_levels", "level", "trajectory_steps")}
+        names = ("num_steps", "num_levels", "level", "trajectory_steps", "guidance")
+        asked = {name: getattr(self, name, None) for name in names}
         included: frozenset[str] = frozenset(getattr(self, "include", ()))
         given = frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
         return at_levels(job, Asked(given, included, **asked), model, limits)
@@ -99,6 +100,13 @@ class SampleRequest(VerbRequest):
         default_factory=list, max_length=8, description="trajectory: E[x|z] on the way down, of models with levels"
     )
     trajectory_steps: int | None = Field(default=None, ge=1, le=16, description="how many levels it shows; 8 if absent")
+    guidance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="of models with a null label: w > 0 draws further towards label; these draws have no bound",
+    )
 
     def job(self, arrays: Arrays, model: ModelDescription, limits: RequestLimits, pause: Pause = no_pause) -> Job:
         x, z, label = (arrays.get(name) for name in ("x", "z", "label"))
@@ -162,6 +170,11 @@ class ElboRequest(VerbRequest):
     num_levels: int | None = Field(
         default=None, ge=1, description="of models with levels: sampled levels a draw, in place of a whole path"
     )
+    marginal: Literal["labels", "null label"] | None = Field(
+        default=None,
+        description="what rows without a label are scored by: the sum over all labels, or, where the model has one and "
+        "then by default, its null label",
+    )
     include: list[Literal["reconstruction_map", "bound_map", "kl_per_level"]] = Field(
         default_factory=list,
         max_length=8,
@@ -182,8 +195,7 @@ class ElboRequest(VerbRequest):
             len(x),
             x=x,
             label=label,
-            # A conditional model without given labels is marginalised over all of them.
-            marginal_labels=len(model.labels or ()) if label is None else 0,
+            marginal_labels=marginal_labels(self.marginal, label, model),
             num_samples=self.num_samples if target is None else limits.max_num_samples,
             target_standard_error=target,
             num_importance_samples=self.num_importance_samples,

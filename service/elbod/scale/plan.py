@@ -59,6 +59,8 @@ class Plan:
     num_levels: int | None = None
     level: int | None = None
     sampler: Literal["ancestral", "ddim"] | None = None
+    guidance: float | None = None
+    marginal: Literal["labels", "null label"] | None = None
 
     @property
     def parts(self) -> int:
@@ -103,13 +105,15 @@ def rows_of_a_part(manifest: Manifest, verb: Verb, fields: Mapping[str, Any]) ->
     Raises StartupError where the model's family is unknown.
     """
     draws: int = max(fields.get(name, 1) for name in ("num_samples", "num_importance_samples"))
-    marginal = verb is Verb.ELBO and not fields.get("given_labels")
-    copies = len(manifest.labels) if marginal and manifest.labels else 1
     try:
-        levels = outline(blueprint_of(manifest)).levels
+        generator = outline(blueprint_of(manifest))
     except InvalidCheckpoint as error:
         raise StartupError(f"{manifest.name}@{manifest.version} cannot be cut into parts: {error}") from error
-    passes = max(1, draws) * copies * evaluations(levels, fields.get("num_steps"), fields.get("num_levels"))
+    summed = fields.get("marginal") == "labels" or generator.null_label is None
+    marginal = verb is Verb.ELBO and summed and not fields.get("given_labels")
+    copies = len(manifest.labels or ()) if marginal and generator.conditional else 2 if fields.get("guidance") else 1
+    asked = (fields.get("num_steps"), fields.get("num_levels"))
+    passes = max(1, draws) * copies * evaluations(generator.levels, *asked)
     row_bytes = 8 * int(np.prod(manifest.event_shape))
     return max(1, min(_ROWS, _PASSES // passes, _BYTES // row_bytes))
 

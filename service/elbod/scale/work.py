@@ -114,7 +114,8 @@ class Worker:
         x = np.require(x, requirements=["C", "W"])
         if self._plan.given_labels and label is None:
             raise StartupError(f"--given-labels: {source.origin} have no labels")
-        wanted = self._plan.given_labels or (self._plan.verb is Verb.ENCODE and self._model.conditional)
+        encodes = self._plan.verb is Verb.ENCODE and self._model.conditional and not self._model.has_null_label
+        wanted = self._plan.given_labels or encodes
         return x, label if wanted else None
 
     def _numbered(self, error: ElbodError, start: int) -> StartupError:

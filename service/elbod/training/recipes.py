@@ -120,6 +120,9 @@ _DIGITS_DIFFUSION = Recipe(
     num_samples=1,
     num_importance_samples=16,
 )
+_DIGITS_LABELS_DIFFUSION = replace(
+    _DIGITS_DIFFUSION, name="digits-labels-diffusion", spec={**_DIGITS_DIFFUSION.spec, "label_dropout": 0.1}
+)
 
 _FASHION = Recipe(
     name="fashion-mnist-binary",
@@ -200,6 +203,7 @@ RECIPES: dict[str, Recipe] = {
         _DIGITS,
         replace(_DIGITS, name="digits-labels", family="cvae"),
         _DIGITS_DIFFUSION,
+        _DIGITS_LABELS_DIFFUSION,
         _FASHION,
         _FASHION_LONG,
         replace(

@@ -60,7 +60,8 @@ def score(
     """Scores of x (n, *event_shape) in data units, on the generator's device, which must be in `eval` mode.
 
     The ELBO uses draws 0 ... S-1 and closed-form terms, the importance weights draws 0 ... K-1 and sampled ones.
-    A conditional model scores log p(x|y) given labels (n,), and log p(x), the marginal over all of them, without.
+    A conditional model scores log p(x|y) given labels (n,), and log p(x) without: by its null label if it has one, else
+    by the marginal over all of them.
     """
     draws = _Draws(Stream.POSTERIOR, seed, first_index, max(num_samples, num_importance_samples))
     terms = _terms(generator, x, label, draws)
@@ -109,11 +110,11 @@ def weigh_levels(generator: Chained, x: Tensor, label: Tensor | None = None) -> 
 
 @torch.inference_mode()
 def _terms(generator: Generator, x: Tensor, label: Tensor | None, draws: _Draws) -> Terms:
-    """Terms of all rows; of a conditional model without labels under every label."""
+    """Terms of all rows; of a conditional model without labels under every label, or under its null label."""
     if generator.training:
         raise ValueError("bounds are reported in eval mode only")
     generator.prepare()
-    log_prob = generator.label_log_prob() if label is None else None
+    log_prob = generator.label_log_prob() if label is None and generator.null_label is None else None
     if log_prob is None:
         return _all_rows(generator, x, label, draws)
     every = [_all_rows(generator, x, torch.full((len(x),), y, device=x.device), draws) for y in range(len(log_prob))]

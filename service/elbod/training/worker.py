@@ -295,7 +295,7 @@ def _check_family(generator: Generator, parts: Split) -> None:
 
 def _labels(recipe: Recipe, dataset: Dataset, parts: Split) -> Labels | None:
     """The labels of a conditional family's data; None for all others, which do not look at them."""
-    if not checkpoint.family(recipe.family).conditional:
+    if not checkpoint.takes_labels(recipe.family, recipe.spec):
         return None
     if parts.labels is None:
         raise InvalidDataset(

@@ -38,6 +38,11 @@ def check_sampler(value: str | None) -> None:
         raise typer.BadParameter("--sampler is ancestral or ddim")
 
 
+def check_marginal(value: str | None) -> None:
+    if value not in (None, "labels", "null label"):
+        raise typer.BadParameter("--marginal is labels, or 'null label'")
+
+
 def say(lines: list[str], described: Mapping[str, Any], as_json: bool) -> None:
     """One JSON object for programs, or lines for people, on standard output."""
     typer.echo(json.dumps(described) if as_json else "\n".join(lines))

@@ -21,6 +21,9 @@ def sample(
     num_steps: options.NumSteps = None,
     level: options.Level = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
+    ] = None,
     receipt: options.ReceiptPath = None,
     model: options.Model = None,
     url: options.Url = None,
@@ -45,6 +48,7 @@ def sample(
             num_steps=num_steps,
             level=level,
             sampler=sampler,  # type: ignore[arg-type]
+            guidance=guidance,
         )
     samples.save(output)
     if receipt is not None:

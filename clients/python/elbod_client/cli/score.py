@@ -21,6 +21,9 @@ def score(
     num_levels: Annotated[
         int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
     ] = None,
+    marginal: Annotated[
+        str | None, typer.Option(help="labels: sum over a conditional model's labels, where it has a null label.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels that images are cropped and resized to.")
     ] = None,
@@ -35,6 +38,7 @@ def score(
     Example: elboctl score --data rows.npy --output scores.parquet --num-samples 16
     """
     options.check_binarize(binarize)
+    options.check_marginal(marginal)
     import numpy as np
 
     from elbod_client import ElbodError, _places
@@ -54,6 +58,7 @@ def score(
         "label": label,
         "num_steps": num_steps,
         "num_levels": num_levels,
+        "marginal": marginal,
         "model": model,
     }
     parts = outputs.Parts(output, asked)
@@ -73,6 +78,7 @@ def score(
             label=label,
             num_steps=num_steps,
             num_levels=num_levels,
+            marginal=marginal,  # type: ignore[arg-type]
             progress=not (quiet or as_json),
         )
         try:
