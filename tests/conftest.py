@@ -16,6 +16,7 @@ from tests.seaweed import Seaweed
 from tests.seaweed import running as running_seaweed
 from tests.support import (
     BITS,
+    CHAIN_OF_LABELS,
     CONVOLUTIONAL,
     DIFFUSION,
     FLOW_POSTERIOR,
@@ -109,9 +110,10 @@ def server(served_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def chain_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store of a model whose draws take passes, `diffusion`, and of `levels`, whose draws take one."""
+    """A store of models whose draws take passes, `diffusion` and `labelled`, and of `levels`, whose draws take one."""
     store = ModelStore.open(tmp_path_factory.mktemp("chains") / "store")
     publish(store, "diffusion", DIFFUSION)
+    publish(store, "labelled", CHAIN_OF_LABELS)
     publish(store, "levels", LEVELS)
     return store
 

@@ -123,6 +123,7 @@ DIFFUSION = Blueprint(
     event_shape=(8, 8),
     levels=17,
 )
+CHAIN_OF_LABELS = replace(DIFFUSION, spec={**DIFFUSION.spec, "label_dropout": 0.1}, labels=("cat", "dog", "owl"))
 LABELS = Blueprint(
     family="cvae",
     spec={"latent_dim": 3, "hidden": [24]},
@@ -163,6 +164,7 @@ def publish_kinds(folder: Path) -> ModelStore:
         ("linear", LINEAR),
         ("labels", LABELS),
         ("chain", DIFFUSION),
+        ("chain-labels", CHAIN_OF_LABELS),
     ):
         publish(store, name, blueprint)
     publish(store, "labels", LABELS, seed=1)

@@ -24,7 +24,7 @@ from elbod.training.scoring import score
 from elbod_store import ModelStore
 from tests.engine.test_engine import foreign_tiles
 from tests.oracles.chains import chain_model, constant
-from tests.support import DIFFUSION, publish
+from tests.support import CHAIN_OF_LABELS, DIFFUSION, publish
 
 ANY_TIME = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LEVELS = 4
@@ -38,6 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, backend: EagerBackend) -> d
     store = ModelStore.open(tmp_path_factory.mktemp("levels"))
     publish(store, "digits", DIFFUSION)
     publish(store, "normals", GAUSSIAN)
+    publish(store, "labelled", CHAIN_OF_LABELS)
     return {name: load(store, store.resolve(name), backend) for name in store.names()}
 
 
@@ -157,9 +158,65 @@ def answer(value: Any) -> dict[str, bytes]:
 @ANY_TIME
 @given(company=st.lists(jobs(), min_size=2, max_size=6))
 def test_bytes_are_the_same_alone_and_in_any_company(engine: Compute, digits: Resident, company: list[Job]) -> None:
-    together = [engine.submit(job, digits) for job in company]
+    check_company(engine, digits, company)
+
+
+@st.composite
+def labelled_jobs(draw: st.DrawFn) -> Job:
+    """Given labels, guided by them, summed over them, or of the null label."""
+    job = draw(jobs())
+    if draw(st.booleans()):
+        label = np.arange(job.rows) % 3
+        guidance = draw(st.sampled_from([0.0, 0.5, 2.0])) if job.verb is Verb.SAMPLE else 0.0
+        return replace(job, label=label, guidance=guidance)
+    summed = job.verb is Verb.ELBO and job.num_levels is None and not (job.kl_per_level or job.bound_map)
+    return replace(job, marginal_labels=draw(st.sampled_from([0, 3])) if summed else 0)
+
+
+@ANY_TIME
+@given(company=st.lists(labelled_jobs(), min_size=2, max_size=6))
+def test_labels_and_guidance_of_others_change_no_byte(
+    engine: Compute, models: dict[str, Resident], company: list[Job]
+) -> None:
+    check_company(engine, models["labelled"], company)
+
+
+def check_company(engine: Compute, model: Resident, company: list[Job]) -> None:
+    together = [engine.submit(job, model) for job in company]
     for job, future in zip(company, together, strict=True):
-        assert answer(future.result(60).value) == contents(engine, digits, job)
+        assert answer(future.result(60).value) == contents(engine, model, job)
+
+
+def test_scores_of_labels_are_those_of_the_generator(engine: Compute, models: dict[str, Resident]) -> None:
+    """Of a label, of the null label, and of the sum over labels, which is another number than the null label gives."""
+    model, x = models["labelled"], rows(5)
+    job = Job(verb=Verb.ELBO, rows=5, seed=3, x=x, num_samples=4, num_importance_samples=30)
+    null = scored(engine, model, job)
+    expected = score(model.generator, torch.from_numpy(x), 3, 4, 30)
+    given = [scored(engine, model, replace(job, label=np.full(5, y))) for y in range(3)]
+    one = score(model.generator, torch.from_numpy(x), 3, 4, 30, label=torch.full((5,), 1))
+    for found, of_generator in ((null, expected), (given[1], one)):
+        assert of_generator.importance is not None
+        np.testing.assert_allclose(found["elbo"], of_generator.elbo.elbo, rtol=1e-6)
+        np.testing.assert_allclose(found["iwae"], of_generator.importance.iwae, rtol=1e-6)
+    summed = scored(engine, model, replace(job, marginal_labels=3))
+    log_prob = model.generator.label_log_prob()
+    assert log_prob is not None
+    by_label = np.stack([columns["elbo"] for columns in given]) + log_prob.numpy()[:, None]
+    np.testing.assert_allclose(summed["elbo"], np.logaddexp.reduce(by_label), rtol=1e-12)
+    assert not np.isclose(summed["elbo"], null["elbo"], rtol=1e-6).any()
+    np.testing.assert_allclose(summed["elbo"], summed["log_joint"] + summed["entropy"], rtol=1e-12)
+    # H[q] of the chain is known, and H of the label is at most log 3.
+    assert model.description.levels is not None
+    of_label = summed["entropy"] - model.description.levels.entropy
+    assert ((of_label >= -1e-9) & (of_label <= np.log(3) + 1e-9)).all()
+
+
+def test_guided_draws_run_the_network_twice_a_pass(models: dict[str, Resident]) -> None:
+    job = Job(verb=Verb.SAMPLE, rows=3, seed=0, label=np.zeros(3, np.int64))
+    plain = Progress(job, models["labelled"], lambda *_: None).passes
+    guided = Progress(replace(job, guidance=1.0), models["labelled"], lambda *_: None).passes
+    assert (plain, guided) == (3 * (LEVELS + 1), 3 * (2 * LEVELS + 1))
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])

@@ -19,15 +19,16 @@ from safetensors.numpy import save
 
 # The models of `publish_kinds`: shape of a row, number of latents.
 MODELS = {"levels": ((8, 8), 5), "bits": ((3, 4), 3), "linear": ((6,), 2), "labels": ((8, 8), 3), "chain": ((8, 8), 64)}
-# Classes of the model `labels`.
+MODELS["chain-labels"] = MODELS["chain"]
+# Classes of the models `labels` and `chain-labels`.
 _CLASSES = 3
 # Levels of the model `chain`, and the paths a row that may be weighted: the server's 64 in passes.
 _LEVELS, _MOST_PATHS = 4, 12
 _END = 2**56
 _INTEGERS = {"seed", "first_index", "num_samples", "num_importance_samples", "label", "version", "expected"}
 # What the model `chain` takes, and no other.
-_OF_LEVELS = ("num_steps", "num_levels", "level", "sampler", "trajectory_steps")
-_INTEGERS |= set(_OF_LEVELS) - {"sampler"}
+_OF_LEVELS = ("num_steps", "num_levels", "level", "sampler", "trajectory_steps", "guidance")
+_INTEGERS |= set(_OF_LEVELS) - {"sampler", "guidance"}
 _VERBS = ("/sample", "/encode", "/elbo")
 
 schemathesis.openapi.media_type(
@@ -91,11 +92,16 @@ def _fitted_link(query: dict[str, Any]) -> dict[str, Any]:
 def _model(request: dict[str, Any]) -> str:
     """The model that fits the request's fields, written into it."""
     if _wants_levels(request):
-        request["model"] = "chain"
         _fit_levels(request)
-        return "chain"
+        labelled = request.get("label") is not None or request.get("marginal") is not None
+        request["model"] = "chain-labels" if labelled else "chain"
+        return str(request["model"])
     for name in _OF_LEVELS:
         request.pop(name, None)
+    if request.pop("marginal", None) == "labels" and request.get("label") is None:
+        request["model"], request["marginal"] = "labels", "labels"
+        request.pop("binarize", None)
+        return "labels"
     label, model = request.pop("label", None), _of(("levels", "bits", "linear"), str(request))
     if request.get("binarize") is not None:
         model = "bits"
@@ -111,8 +117,9 @@ def _wants_levels(request: Mapping[str, Any]) -> bool:
 
 
 def _fit_levels(request: dict[str, Any]) -> None:
-    """Fields that the chain of four levels takes together."""
-    for name in ("label", "temperature", "binarize", "target_standard_error"):
+    """Fields that the chains of four levels take together."""
+    _fit_label(request)
+    for name in ("temperature", "binarize", "target_standard_error"):
         request.pop(name, None)
     for name, top in (("num_steps", _LEVELS), ("num_levels", _LEVELS), ("num_importance_samples", _MOST_PATHS)):
         if request.get(name) is not None:
@@ -125,6 +132,20 @@ def _fit_levels(request: dict[str, Any]) -> None:
             request.pop(name, None)
     if "trajectory" not in (request.get("include") or ()):
         request.pop("trajectory_steps", None)
+
+
+def _fit_label(request: dict[str, Any]) -> None:
+    """Guidance has a label, and a marginal none; one over labels is of whole paths and has no maps."""
+    if request.get("guidance"):
+        request.setdefault("label", 0)
+    if request.get("label") is not None:
+        request["label"] = request["label"] % _CLASSES if isinstance(request["label"], int) else 0
+        request.pop("marginal", None)
+    if request.get("guidance") is not None and request.get("label") is None:
+        del request["guidance"]
+    if request.get("marginal") == "labels":
+        for name in ("num_levels", "include"):
+            request.pop(name, None)
 
 
 def _within(request: dict[str, Any], rows: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from elbod.generators.likelihoods import LIKELIHOODS, make_likelihood
 from elbod.generators.testing import GeneratorTests
 from tests.support import (
     BITS,
+    CHAIN_OF_LABELS,
     CONVOLUTIONAL,
     DIFFUSION,
     FLOW_POSTERIOR,
@@ -45,6 +46,7 @@ BLUEPRINTS = {
         spec={**DIFFUSION.spec, "network": "conv", "channels": [4, 6], "patch": 2, "schedule": "learned"},
         likelihood="discretized_logistic_mixture",
     ),
+    "diffusion_of_labels": CHAIN_OF_LABELS,
     "mixture": MIXTURE,
     "mixture_of_numbers": replace(MIXTURE, likelihood="gaussian", levels=None),
     **{

@@ -26,6 +26,7 @@ def described(blueprint: Any) -> ModelDescription:
         latent_dim=generator.latent_dim,
         latent_levels=generator.latent_levels,
         labels=blueprint.labels,
+        has_null_label=generator.null_label is not None,
         binarization=None,
         kl_estimator=generator.kl_estimator,
         levels=None,

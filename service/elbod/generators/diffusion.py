@@ -394,9 +394,10 @@ class Diffusion(Chained):
         gamma = self.chain.gamma
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
-        if label is None and self.conditional:
-            label = torch.full_like(level, len(self._labels))
-        outputs: Tensor = self.network(z.to(dtype), t.to(dtype), label)
+        told = [z.to(dtype), t.to(dtype)]
+        if self.conditional:
+            told.append(torch.full_like(level, len(self._labels)) if label is None else label)
+        outputs: Tensor = self.network(*told)
         outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
         # Columns of a table may lie far from zero: float32 would round their spread away.
         units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype
