@@ -337,7 +337,7 @@ names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=
 scopes = st.lists(st.sampled_from(keys.SCOPES), min_size=1, max_size=2, unique=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(issued=st.lists(st.tuples(names, scopes), max_size=8), data=st.data())
 def test_a_ring_finds_the_keys_that_were_added_and_not_revoked_and_no_others(
     issued: list[tuple[str, list[keys.Scope]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -232,7 +232,7 @@ RAW = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.integers(0, 21), raw=st.sampled_from(RAW), twice=st.booleans())
 def test_odd_json_in_any_place_is_refused_in_one_line_or_changes_nothing(
     store: ModelStore, folder: Path, exported: Path, original: Manifest, line: int, raw: bytes, twice: bool
@@ -244,7 +244,7 @@ def test_odd_json_in_any_place_is_refused_in_one_line_or_changes_nothing(
     assert_same_or_refused(store, folder, original)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(FILES),
     where=st.floats(0, 1, exclude_max=True),

@@ -12,7 +12,7 @@ from elbod_store import InvalidDraft, Unavailable
 from elbod_store.copying import copy_and_hash
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(0, 5_000_000) | st.sampled_from([2**20 - 1, 2**20, 2**20 + 1, 2**21]))
 def test_a_copy_is_the_file_and_its_sha256_and_size(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)

@@ -137,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 class FolderMachine(StoreMachine):
@@ -146,7 +146,7 @@ class FolderMachine(StoreMachine):
 
 
 TestFolderMachine = FolderMachine.TestCase
-TestFolderMachine.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+TestFolderMachine.settings = settings(max_examples=10, stateful_step_count=30)
 
 
 def test_a_store_on_s3_and_a_dictionary_never_disagree(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,4 +157,4 @@ def test_a_store_on_s3_and_a_dictionary_never_disagree(seaweed: Seaweed, monkeyp
         def url(self, folder: Path) -> str:
             return seaweed.prefix()
 
-    run_state_machine_as_test(S3Machine, settings=settings(max_examples=20, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(S3Machine, settings=settings(max_examples=20, stateful_step_count=30))

@@ -23,7 +23,7 @@ from elbod.generators.base import Generator
 from elbod.generators.likelihoods import Observation
 from elbod.generators.noise import Keys, Stream, normals
 
-ANY_TIME = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_TIME = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def arrays(result: Result) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from tests.engine.test_engine import foreign_tiles
 from tests.oracles.chains import chain_model, constant
 from tests.support import CHAIN_OF_LABELS, DIFFUSION, publish
 
-ANY_TIME = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_TIME = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LEVELS = 4
 GAUSSIAN = Blueprint(
     family="diffusion", spec={"num_levels": 6, "width": 8, "blocks": 1}, likelihood="gaussian", event_shape=(3,)

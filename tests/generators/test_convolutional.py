@@ -21,7 +21,7 @@ shapes = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes, st.integers(1, 3))
 def test_any_image_is_encoded_to_a_vector_and_decoded_to_its_own_shape(shape: tuple[int, ...], parameters: int) -> None:
     encoder = ConvolutionalEncoder(shape, (3, 5), 1, outputs=4)
@@ -31,7 +31,7 @@ def test_any_image_is_encoded_to_a_vector_and_decoded_to_its_own_shape(shape: tu
     assert decoder(z).shape == (2, *shape, parameters)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes)
 def test_stages_halve_and_round_up(shape: tuple[int, ...]) -> None:
     features = ImageEncoder(shape, (3, 5), 1)(torch.randn(2, *shape))

@@ -67,7 +67,7 @@ def test_a_setting_that_does_not_fit_is_refused(setting, message):
 
 
 def test_unknown_recipes_families_and_likelihoods_list_the_known_ones():
-    with pytest.raises(InvalidRecipe, match="digits, digits-diffusion, digits-labels, fashion-mnist-8bit"):
+    with pytest.raises(InvalidRecipe, match="digits, digits-diffusion, digits-labels, digits-labels-diffusion"):
         recipes.recipe("digit")
     with pytest.raises(InvalidRecipe, match=r"ppca.*vae"):
         recipes.custom("gan", "gaussian", "a.npz")
