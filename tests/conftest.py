@@ -33,7 +33,6 @@ from tests.support import (
     publish,
 )
 
-
 # The machine's load is not a property of the code, and a failure is one of everybody's next run, too.
 settings.register_profile("elbod", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("elbod")

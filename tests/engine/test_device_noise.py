@@ -15,7 +15,7 @@ from elbod.generators.noise import MAX_INDEX, MAX_SEED, Keys, Stream, normals, u
 blocks = st.one_of(st.just(0), st.integers(0, 2**32 - 20))
 rows = st.tuples(st.integers(0, MAX_SEED - 1), st.integers(0, MAX_INDEX - 1), st.integers(0, 2**32 - 1), blocks)
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=9), st.integers(1, 30), st.sampled_from(list(Stream)))
 def agrees(found, dimensions, stream):
     *columns, first = (np.array(column, np.uint64) for column in zip(*found))
