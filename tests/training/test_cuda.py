@@ -51,7 +51,7 @@ class Once:
         self.step, self.steps = step, 0
         self.state: State | None = None
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
         self.steps += 1
         return Pause.SAVE if self.steps == self.step else Pause.NONE
 

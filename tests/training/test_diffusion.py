@@ -39,7 +39,7 @@ class _SavesOnce:
     def __init__(self) -> None:
         self.steps, self.state = 0, State({}, {})
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
         self.steps += 1
         return Pause.SAVE if self.steps == 13 else Pause.NONE
 

@@ -6,6 +6,7 @@ import pytest
 
 from elbod.training import recipes
 from elbod.training.identity import Identity
+from elbod.training.pauses import Pause
 from elbod.training.progress import Silence
 from elbod.training.run import Run
 from elbod_store import Conflict, Draft, ModelStore, Unavailable
@@ -77,3 +78,13 @@ def test_of_two_workers_inside_one_publication_the_successor_finds_what_the_othe
     assert publications(store) == [1]
     assert found == [store.manifest("digits", 1)]
     assert store.run(first.id).published == (1,)
+
+
+def test_the_end_of_training_is_saved_before_the_next_save_is_due(store):
+    """Scores of many rows may take longer than the training, and an interruption would cost all of it."""
+    run = Run.begin(store, identity(), {}, "first", **options(nothing))
+    run._saved_at -= 100  # seconds ago, of the 600 between two saves
+    assert run.wanted(end_of_epoch=True) == Pause.NONE
+    assert run.wanted(end_of_epoch=True, end_of_training=True) == Pause.SAVE
+    run._saved_at += 90
+    assert run.wanted(end_of_epoch=True, end_of_training=True) == Pause.NONE

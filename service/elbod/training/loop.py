@@ -246,7 +246,8 @@ class Loop:
                 self._dropout = None
             for start in self._starts[self._batch :]:
                 self._schedule(step)
-                wanted = pauses.wanted(start == self._starts[-1])
+                last = start == self._starts[-1]
+                wanted = pauses.wanted(last, last and self._epoch == self.recipe.epochs)
                 pause = self._take(take, self._batch_of(order[start : start + self._rows]), wanted)
                 self._batch += 1
                 if pause or self.steps % _CHECK_EVERY[self._device.type] == 0:

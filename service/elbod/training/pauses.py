@@ -20,8 +20,8 @@ class Pause(enum.IntFlag):
 class Pauses(Protocol):
     """Asked by the loop at every step, on the thread that trains."""
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
-        """Whether to pause after the step that now begins, `end_of_epoch` if it is the epoch's last."""
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
+        """Whether to pause after the step that now begins, the last one of its epoch or of all."""
 
     def pause(self, what: Pause, state: State) -> None:
         """Called between two steps if any of the processes that train together wanted it; may raise to end them all."""
@@ -31,7 +31,7 @@ class Pauses(Protocol):
 class NoPauses:
     """Never."""
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
         return Pause.NONE
 
     def pause(self, what: Pause, state: State) -> None: ...

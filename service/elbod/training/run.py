@@ -120,14 +120,16 @@ class Run:
 
     # Pauses of the loop
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
         stop = Pause.STOP if self.signals.number is not None else Pause.NONE
         if self._writing is not None:
             if not self._writing.done() and self._save_every:
                 return stop
             if self._writing.done():
                 self._settle()
-        due = end_of_epoch if not self._save_every else time.monotonic() - self._saved_at >= self._save_every
+        # What follows the end, scores of all test rows, may take long as well.
+        period = self._save_every / 10 if end_of_training else self._save_every
+        due = end_of_epoch if not period else time.monotonic() - self._saved_at >= period
         return stop | (Pause.SAVE if due else Pause.NONE)
 
     def pause(self, what: Pause, state: State) -> None:
@@ -232,7 +234,7 @@ class Follower:
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
 
-    def wanted(self, end_of_epoch: bool) -> Pause:
+    def wanted(self, end_of_epoch: bool, end_of_training: bool = False) -> Pause:
         return Pause.STOP if self._signals.number is not None else Pause.NONE
 
     def pause(self, what: Pause, state: State) -> None:
