@@ -89,5 +89,10 @@ class LoadedEngine:
             if likelihood:
                 observation.log_likelihood(x)
 
+    def passes(self, x: Tensor) -> None:
+        """The bare network of a family with levels, once on a tile."""
+        with torch.inference_mode():
+            self.model.generator.network(x.flatten(1).float(), torch.full((len(x),), 0.5))
+
     def _job(self, x: np.ndarray, num_importance_samples: int = 0) -> Job:
         return Job(verb=Verb.ELBO, rows=len(x), seed=0, x=x, num_importance_samples=num_importance_samples)

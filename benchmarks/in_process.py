@@ -207,8 +207,7 @@ def _step(engine: LoadedEngine, model: str, way: str) -> Callable[[], int]:
     """What does one step of the way and returns how many rows that were."""
     name, _, tile = way.partition(":")
     if tile:
-        plain = model == workload.NAME
-        networks = plain_networks(engine) if plain else partial(engine.networks, likelihood=name == "scored")
+        networks = _networks(engine, model, name)
         tiles = cycle(torch.from_numpy(engine.random_rows(ROWS)).split(int(tile)))
         return lambda: _count(networks, next(tiles))
     jobs: dict[str, tuple[Callable[[Any], object], int]] = {
@@ -219,6 +218,12 @@ def _step(engine: LoadedEngine, model: str, way: str) -> Callable[[], int]:
     run, rows = jobs[name]
     x = engine.random_rows(rows)
     return lambda: _count(run, x)
+
+
+def _networks(engine: LoadedEngine, model: str, name: str) -> Callable[[Tensor], object]:
+    if name == "passes":
+        return engine.passes
+    return plain_networks(engine) if model == workload.NAME else partial(engine.networks, likelihood=name == "scored")
 
 
 def _count(run: Callable[[Any], object], x: Any) -> int:

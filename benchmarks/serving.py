@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 import in_process
+import levels
 import servers
 import service
 import side_by_side
@@ -34,7 +35,7 @@ from report import Section, target_table
 OWN_PACKAGES = ["torch", "numpy", "fastapi", "uvicorn", "uvloop", "elbod", "elbod-client"]
 SECONDS, QUICK_SECONDS = 4.0, 2.0
 ROUNDS, QUICK_ROUNDS = 5, 3
-NAMES = ("peers", "bulk", "tail", "alone", "families", "start", "swap", "client", "growth")
+NAMES = ("peers", "bulk", "tail", "alone", "families", "levels", "start", "swap", "client", "growth")
 SIZES = (10**3, 10**4, 10**5, 10**6)
 
 
@@ -56,6 +57,7 @@ def main() -> None:
         "tail": tail.measure,
         "alone": in_process.measure_alone,
         "families": in_process.measure_families,
+        "levels": levels.measure,
         "start": service.measure_start,
         "swap": service.measure_swap,
         "client": service.measure_client,

@@ -1,7 +1,9 @@
 """Latency of one-row requests that arrive independently (Poisson), and of small requests while a large one runs."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable
 from itertools import cycle
 from statistics import median
 
@@ -10,7 +12,7 @@ import numpy as np
 import servers
 import workload
 from bench import CONNECTIONS, Bench
-from load import OpenLoop, RawConnection, ask, percentile, poisson
+from load import OpenLoop, RawConnection, Request, ask, percentile, poisson
 from report import Section, number, shown
 from servers import Server
 
@@ -33,7 +35,7 @@ def measure(bench: Bench) -> Section:
                 gaps = poisson(share * peaks[-1], seed)
                 loop = OpenLoop(asked[0].port, asked[1])
                 found.append(loop.run(gaps, 2 * bench.seconds, CONNECTIONS))
-        seconds, alongside = _alongside_large(server)
+        seconds, small = alongside(server, workload.as_safetensors(LARGE_ROWS, np.uint8))
     for (share, name), found in loops.items():
         _add(section, share, name, found, share * median(peaks))
     section.notes.append(
@@ -43,11 +45,9 @@ def measure(bench: Bench) -> Section:
     )
     section.notes.append(
         f"{CALLERS} callers take turns during a request of {LARGE_ROWS:,} rows ({seconds:.1f} s): median "
-        f"{number(1e3 * percentile(alongside, 0.5))} ms, longest {number(1e3 * max(alongside))} ms."
+        f"{number(1e3 * percentile(small, 0.5))} ms, longest {number(1e3 * max(small))} ms."
     )
-    section.add(
-        "longest 1-row request / the large one that runs meanwhile", max(alongside) / seconds, 0.1, at_most=True
-    )
+    section.add("longest 1-row request / the large one that runs meanwhile", max(small) / seconds, 0.1, at_most=True)
     return section
 
 
@@ -65,9 +65,9 @@ def _add(section: Section, share: float, name: str, loops: list[OpenLoop], rate:
             section.add(f"p99 at {share:.0%} of the peak", p99s, 25, at_most=True, unit="ms")
 
 
-def _alongside_large(server: Server) -> tuple[float, list[float]]:
+def alongside(server: Server, large: Request) -> tuple[float, list[float]]:
     """Seconds of the large request, and latencies of small ones meanwhile, on connections that reach every worker."""
-    large, took = workload.as_safetensors(LARGE_ROWS, np.uint8), [0.0]
+    took = [0.0]
 
     def run() -> None:
         since = time.perf_counter()
@@ -76,17 +76,28 @@ def _alongside_large(server: Server) -> tuple[float, list[float]]:
         took[0] = time.perf_counter() - since
 
     thread = threading.Thread(target=run)
-    connections = [RawConnection(server.port) for _ in range(CALLERS)]
-    found, raw = [], workload.as_json(1).raw
     thread.start()
-    for connection in cycle(connections):
-        if not thread.is_alive():
-            break
-        sent = time.perf_counter()
-        status, _ = connection.ask(raw)
-        assert status == 200, f"a small request got status {status}"
-        found.append(time.perf_counter() - sent)
-        time.sleep(0.01)
-    for connection in connections:
-        connection.close()
+    found = _small_while(server, thread.is_alive)
     return took[0], found
+
+
+def one_after_the_other(server: Server, seconds: float) -> list[float]:
+    """Latencies of small requests that nothing runs beside."""
+    end = time.perf_counter() + seconds
+    return _small_while(server, lambda: time.perf_counter() < end)
+
+
+def _small_while(server: Server, go_on: Callable[[], bool]) -> list[float]:
+    """Latencies of one-row requests, a hundred a second at most, of callers that take turns."""
+    found, raw = [], workload.as_json(1).raw
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(RawConnection(server.port)) for _ in range(CALLERS)]
+        for connection in cycle(connections):
+            if not go_on():
+                break
+            sent = time.perf_counter()
+            status, _ = connection.ask(raw)
+            assert status == 200, f"a small request got status {status}"
+            found.append(time.perf_counter() - sent)
+            time.sleep(0.01)
+    return found

@@ -1,6 +1,7 @@
 """What every server is given: a VAE 784-500-500-50-500-500-784 over bits with seeded weights, and rows to score."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -31,13 +32,13 @@ def draft(seed: int = 0) -> Draft:
 
 
 def recipe_blueprint(name: str) -> Blueprint:
-    """The model of a recipe for Fashion-MNIST."""
+    """The model of a recipe for digits or Fashion-MNIST."""
     recipe = recipes.recipe(name)
     return Blueprint(
         family=recipe.family,
         spec=recipe.spec,
         likelihood=recipe.likelihood,
-        event_shape=(28, 28),
+        event_shape=(8, 8) if recipe.data == "digits" else (28, 28),
         levels=recipe.levels or 2,
         binarization=recipe.binarization,
     )
@@ -48,6 +49,17 @@ def untrained(blueprint: Blueprint, seed: int = 0) -> Generator:
     generator = checkpoint.build(blueprint)
     generator.initialize(torch.from_numpy(random_rows(64, blueprint.event_shape, blueprint.levels or 2)).float())
     return generator
+
+
+def convolutional_vae(weights: int) -> Generator:
+    """A VAE of digits with at least so many weights, and not many more."""
+    for width in range(8, 1024, 2):
+        spec = {"latent_dim": 12, "network": "conv", "channels": [width], "blocks": 2}
+        blueprint = replace(recipe_blueprint("digits"), spec=spec)
+        generator = untrained(blueprint)
+        if sum(p.numel() for p in generator.parameters()) >= weights:
+            return generator
+    raise ValueError(f"no VAE of {weights:,} weights")
 
 
 def as_draft(name: str, generator: Generator) -> Draft:
@@ -91,7 +103,16 @@ def as_inference_protocol(n: int, path: str) -> Request:
 
 def as_safetensors(n: int, dtype: Any = np.float32, path: str = "/elbo", **fields: object) -> Request:
     """elbod's binary body."""
-    x = rows(n, dtype)
+    return _packed(rows(n, dtype), path, **fields)
+
+
+def of_recipe(n: int, recipe: str) -> Request:
+    """Rows to score by an untrained model of that recipe."""
+    blueprint = recipe_blueprint(recipe)
+    return _packed(random_rows(n, blueprint.event_shape, blueprint.levels or 2), "/elbo", model=recipe)
+
+
+def _packed(x: np.ndarray, path: str, **fields: object) -> Request:
     code = {"float32": "F32", "uint8": "U8"}[x.dtype.name]
     header = {
         "__metadata__": {"request": json.dumps(fields)},
