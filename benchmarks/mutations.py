@@ -259,6 +259,41 @@ MUTANTS = (
         "+ 0 * np.asarray(first_block, np.uint64).reshape(-1, 1)",
         ("tests/generators/test_noise.py",),
     ),
+    Mutant(
+        "labels that no training row loses",
+        f"{GENERATORS}/diffusion.py",
+        "label = label.masked_fill(hidden, len(self._labels))",
+        "label = label.masked_fill(hidden & False, len(self._labels))",
+        ("tests/generators/test_diffusion_labels.py",),
+    ),
+    Mutant(
+        "guidance that begins at the label",
+        f"{GENERATORS}/diffusion.py",
+        "return without + (1 + guidance) * (m - without), v",
+        "return without + guidance * (m - without), v",
+        ("tests/generators/test_diffusion_labels.py",),
+    ),
+    Mutant(
+        "guided draws that claim a bound",
+        "service/elbod/requests/answers.py",
+        'job.sampler == "ancestral" and not job.guidance',
+        'job.sampler == "ancestral"',
+        ("tests/api/test_null_label.py",),
+    ),
+    Mutant(
+        "rows without a label that have the first one",
+        "service/elbod/engine/progress.py",
+        "np.full(len(chunk.slots), null)",
+        "np.full(len(chunk.slots), 0)",
+        ("tests/engine/test_levels.py",),
+    ),
+    Mutant(
+        "a sum over labels with the sampled entropy of a chain",
+        f"{GENERATORS}/bounds.py",
+        "log_prior, log_q = known.log_prior, -known.entropy",
+        "log_prior = known.log_prior",
+        ("tests/engine/test_levels.py",),
+    ),
 )
 
 
