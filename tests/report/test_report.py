@@ -15,6 +15,7 @@ import pytest
 from elbod.cli.scoring import Session
 from elbod.engine.jobs import Job
 from elbod.report.coverage import LEVELS, coverage, student_quantile
+from elbod.report.effort import effort
 from elbod.report.findings import Findings, find
 from elbod.report.page import page
 from elbod.settings import load_settings
@@ -83,7 +84,8 @@ def found(session: Session, name: str, *, labelled: bool = True) -> Findings:
     def run(job: Job, title: str) -> dict[str, Any]:
         return session.run(job, resident, title)
 
-    return find(resident, x, label, "rows of a test", run, seed=5, draws=4, importance=8)
+    spent = effort(resident.levels, len(x), num_samples=4, num_importance_samples=8)
+    return find(resident, x, label, "rows of a test", run, seed=5, effort=spent)
 
 
 def test_an_image_model_has_every_section(session: Session) -> None:
