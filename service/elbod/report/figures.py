@@ -140,7 +140,7 @@ def profile(log_snr: Floats, kl: Floats) -> str:
 @styled
 def bound_by_steps(elbo: Mapping[int, Floats]) -> str:
     """Mean ELBO by number of steps, with the standard error over rows."""
-    made, axes = figure(width=4, height=3)
+    made, axes = figure(width=6, height=2.8)
     steps = list(elbo)
     means = [values.mean() for values in elbo.values()]
     errors = [values.std(ddof=1) / np.sqrt(len(values)) for values in elbo.values()]

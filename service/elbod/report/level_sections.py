@@ -10,7 +10,7 @@ from elbod.generators.likelihoods import Likelihood
 from elbod.report import figures, pictures
 from elbod.report.findings import Findings
 from elbod.report.levels import ByLevel
-from elbod.report.markup import number, pair, section, table
+from elbod.report.markup import number, section, table
 
 
 def spent(found: Findings) -> str:
@@ -60,7 +60,7 @@ _STEPS = (
 
 
 def _from_noise(by_level: ByLevel) -> str:
-    log_snr = ", ".join(f"{by_level.levels.log_snr[level]:.1f}" for level in by_level.shown)
+    log_snr = ", ".join(f"{by_level.levels.log_snr[level]:z.1f}" for level in by_level.shown)
     return (
         f"One sample a row, on its way: E[x|z] at log signal-to-noise ratios {log_snr}. They are among the samples "
         "above. What is drawn at the end has the noise of the likelihood as well."
@@ -106,4 +106,4 @@ def _steps(by_level: ByLevel, likelihood: Likelihood) -> str:
         *(("bits/dim",) if discrete else ()),
         f"difference from {by_level.levels.count:,}",
     )
-    return pair(figures.bound_by_steps(by_level.elbo), table(head, rows))
+    return figures.bound_by_steps(by_level.elbo) + table(head, rows)

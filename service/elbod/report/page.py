@@ -71,7 +71,8 @@ def _sections(found: Findings) -> Iterator[str]:
     if isinstance(points, list) and len(points) > 1:
         yield section("Training", figures.curve(points), _TRAINING)
     else:
-        yield section("Training", "", "There is no curve: this model was not trained by steps.")
+        why = "its weights were evaluated once" if points else "this model was not trained by steps"
+        yield section("Training", "", f"There is no curve: {why}.")
     yield _or_why(found, "coverage", "Are the standard errors honest?", _coverage, _COVERAGE)
     yield section("Card", f'<div class="card">{_MARKDOWN.render(manifest.card)}</div>', "")
 

@@ -92,7 +92,7 @@ def _chain(generator: Chained, kl_per_level: Sequence[float]) -> str:
     lines = ["| log signal-to-noise ratio | steps | KL, nats |", "|---|---|---|"]
     for below, level in reversed(list(pairwise(grid(levels, min(levels, _SHOWN_STEPS))))):
         kl = math.fsum(kl_per_level[below:level])
-        lines.append(f"| {log_snr[level]:.1f} ... {log_snr[below]:.1f} | {level - below} | {kl:.2f} |")
+        lines.append(f"| {log_snr[level]:z.1f} ... {log_snr[below]:z.1f} | {level - below} | {kl:.2f} |")
     table = "\n".join(lines)
     return f"""\
 The bounds are of this model of {levels:,} steps: in another `num_steps` the same weights are another model, and the KL
