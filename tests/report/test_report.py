@@ -158,6 +158,15 @@ def test_what_a_card_says_neither_runs_nor_fetches(session: Session) -> None:
     assert "<script>alert(1)</script>" in shown.text
 
 
+def test_a_version_that_was_evaluated_once_has_no_curve(session: Session) -> None:
+    findings = found(session, "bits")
+    training = {"curve": [{"epoch": 1, "elbo": -1.0, "standard_error": 0.1, "objective": -1.0}]}
+    manifest = msgspec.structs.replace(findings.resident.manifest, training=training)
+    once = replace(findings, resident=replace(findings.resident, manifest=manifest))
+    assert "There is no curve: its weights were evaluated once." in checked(page(once)).text
+    assert "There is no curve: this model was not trained by steps." in checked(page(findings)).text
+
+
 def test_the_same_seed_gives_the_same_page(session: Session) -> None:
     assert page(found(session, "bits")) == page(found(session, "bits"))
 
