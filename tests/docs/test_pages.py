@@ -19,6 +19,7 @@ ALONE = [
     "how-to/reproducibility.md",
     "mathematics.md",
     "scale.md",
+    "tutorial/diffusion.md",
 ]
 ELSEWHERE = ["operating.md"]  # tests/e2e/test_operating.py
 

@@ -15,6 +15,7 @@ import pytest
 from elbod.cli.scoring import Session
 from elbod.engine.jobs import Job
 from elbod.report.coverage import LEVELS, coverage, student_quantile
+from elbod.report.effort import effort
 from elbod.report.findings import Findings, find
 from elbod.report.page import page
 from elbod.settings import load_settings
@@ -83,7 +84,8 @@ def found(session: Session, name: str, *, labelled: bool = True) -> Findings:
     def run(job: Job, title: str) -> dict[str, Any]:
         return session.run(job, resident, title)
 
-    return find(resident, x, label, "rows of a test", run, seed=5, draws=4, importance=8)
+    spent = effort(resident.levels, len(x), num_samples=4, num_importance_samples=8)
+    return find(resident, x, label, "rows of a test", run, seed=5, effort=spent)
 
 
 def test_an_image_model_has_every_section(session: Session) -> None:
@@ -154,6 +156,15 @@ def test_what_a_card_says_neither_runs_nor_fetches(session: Session) -> None:
     resident = replace(findings.resident, manifest=msgspec.structs.replace(findings.resident.manifest, card=card))
     shown = checked(page(replace(findings, resident=resident)))
     assert "<script>alert(1)</script>" in shown.text
+
+
+def test_a_version_that_was_evaluated_once_has_no_curve(session: Session) -> None:
+    findings = found(session, "bits")
+    training = {"curve": [{"epoch": 1, "elbo": -1.0, "standard_error": 0.1, "objective": -1.0}]}
+    manifest = msgspec.structs.replace(findings.resident.manifest, training=training)
+    once = replace(findings, resident=replace(findings.resident, manifest=manifest))
+    assert "There is no curve: its weights were evaluated once." in checked(page(once)).text
+    assert "There is no curve: this model was not trained by steps." in checked(page(findings)).text
 
 
 def test_the_same_seed_gives_the_same_page(session: Session) -> None:

@@ -1,6 +1,8 @@
 import io
 import json
+import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +86,23 @@ def test_the_card_says_what_the_numbers_are_and_are_not(store, small):
     assert "| ELBO |" in card
     assert "not a probability of anomaly" in card
     assert "elbod train --recipe digits" in card
+
+
+def test_the_card_of_a_chain_says_where_its_kl_is_and_whose_bound_it_has(store):
+    spec = {"num_levels": 12, "width": 16, "blocks": 1}
+    recipe = replace(recipes.recipe("digits-diffusion"), spec=spec, epochs=1, num_importance_samples=2)
+    manifest = run_training(recipe, store)
+
+    assert "1 path a row" in manifest.card
+    assert (
+        "The bounds are of this model of 12 steps: in another `num_steps` the same weights are another" in manifest.card
+    )
+    assert "not the length of a compact code" in manifest.card
+    rows = re.findall(r"^\| (\S+) \.\.\. (\S+) \| (\d+) \| (\S+) \|$", manifest.card, re.MULTILINE)
+    assert (rows[0][0], rows[-1][1], sum(int(row[2]) for row in rows)) == ("-5.0", "5.0", 12)
+    *steps, first = manifest.metrics["kl_per_level"]
+    assert sum(float(row[3]) for row in rows) == pytest.approx(sum(steps), abs=0.05)
+    assert f"The noisiest latent still has {first:.2g} nats" in manifest.card
 
 
 def test_versions_are_published_on_the_way_and_old_ones_retired(store, small):

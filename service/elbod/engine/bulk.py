@@ -88,7 +88,8 @@ def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
     if isinstance(value, Scores):
         return dict(value.columns)
     if isinstance(value, Samples):
-        return {"x": value.x, "z": value.z}
+        shown = {} if value.trajectory is None else {"trajectory": value.trajectory}
+        return {"x": value.x, "z": value.z} | shown
     optional = {name: getattr(value, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
     return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
 

@@ -88,7 +88,7 @@ def scores(columns: Mapping[str, Array], calibration: Floats | None) -> str:
 
 
 @styled
-def rate_distortion(columns: Mapping[str, Array]) -> str:
+def rate_distortion(columns: Mapping[str, Array], rate_label: str) -> str:
     """Rate (KL) against distortion (-reconstruction): a point a row, their mean, and lines of equal ELBO."""
     rate, distortion = columns["kl"], -columns["reconstruction"]
     made, axes = figure(width=6, height=3.8)
@@ -101,7 +101,7 @@ def rate_distortion(columns: Mapping[str, Array]) -> str:
         inside = float(np.clip(-level - ends[1], *axes.get_ylim()))
         axes.annotate(f"ELBO {level:.0f}", (-level - inside, inside), fontsize=7, ha="right")
     axes.plot(rate.mean(), distortion.mean(), "D", color="C1", markersize=7, markeredgecolor=INK)
-    axes.set_xlabel("rate: KL divergence to the prior, nats")
+    axes.set_xlabel(rate_label)
     axes.set_ylabel("distortion: -reconstruction, nats")
     return svg(made, "Rate and distortion of held-out rows, with lines of equal ELBO")
 
@@ -117,6 +117,39 @@ def divergences(kl: Floats) -> str:
     axes.set_xlabel("latent dimension")
     axes.set_ylabel("KL, nats")
     return svg(made, "KL divergence of every latent dimension, in descending order")
+
+
+@styled
+def profile(log_snr: Floats, kl: Floats) -> str:
+    """Mean KL (n, T + 1) of every step over the log signal-to-noise ratios, (T + 1,) descending, that it crosses."""
+    made, axes = figure(height=2.8)
+    steps = kl[:, :-1]
+    mean, error = steps.mean(axis=0), steps.std(axis=0, ddof=1) / np.sqrt(len(steps))
+    edges = log_snr[::-1]
+    axes.stairs(mean[::-1], edges, fill=True, color="C0", alpha=0.35)
+    axes.stairs(mean[::-1], edges, color="C0", baseline=None)
+    centres = (log_snr[:-1] + log_snr[1:]) / 2
+    axes.errorbar(centres, mean, yerr=2 * error, fmt="none", ecolor=INK, elinewidth=0.7)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("log signal-to-noise ratio")
+    axes.set_ylabel("KL of the step, nats")
+    return svg(made, "KL divergence of every step against the log signal-to-noise ratio")
+
+
+@styled
+def bound_by_steps(elbo: Mapping[int, Floats]) -> str:
+    """Mean ELBO by number of steps, with the standard error over rows."""
+    made, axes = figure(width=6, height=2.8)
+    steps = list(elbo)
+    means = [values.mean() for values in elbo.values()]
+    errors = [values.std(ddof=1) / np.sqrt(len(values)) for values in elbo.values()]
+    axes.errorbar(steps, means, yerr=errors, fmt="o-", color="C0", capsize=3)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(each) for each in steps])
+    axes.set_xlabel("num_steps")
+    axes.set_ylabel("ELBO ± standard error, nats")
+    return svg(made, "ELBO by number of steps")
 
 
 @styled

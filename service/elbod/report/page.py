@@ -1,6 +1,5 @@
 """The page: one HTML file that needs nothing else."""
 
-import html
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from elbod.engine.description import largest_up_to
 from elbod.report import figures, pictures
 from elbod.report.coverage import LEVELS
 from elbod.report.findings import Findings
+from elbod.report.level_sections import RATE_DISTORTION, RECONSTRUCTIONS, level_sections, spent, whose_bound
+from elbod.report.markup import named_rows, number, pair, section, table, text
 
 _STYLE: Final = (Path(__file__).parent / "page.css").read_text()
 
@@ -30,7 +31,7 @@ def page(found: Findings) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{_text(resident)}: report</title>
+<title>{text(resident)}: report</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -43,29 +44,37 @@ def page(found: Findings) -> str:
 
 
 def _sections(found: Findings) -> Iterator[str]:
-    resident, manifest = found.resident, found.resident.manifest
-    yield f"<header><h1>{_text(resident)}</h1>\n{_facts(found)}</header>"
-    yield _section(
+    resident, manifest, by_level = found.resident, found.resident.manifest, found.by_level
+    yield f"<header><h1>{text(resident)}</h1>\n{_facts(found)}</header>"
+    yield section(
         "Numbers",
         _numbers(found),
         "Means over the held-out rows with the standard error of the mean. The ELBO is a lower bound on log p(x), the "
         "importance-weighted bound a tighter one; both are in nats, higher is better. They compare models of the same "
         "data, likelihood and binarisation. A likelihood is no probability of anomaly: a model may find simpler data "
         "more likely than its own.",
+        *([] if by_level is None else [whose_bound(by_level.levels.count), spent(found)]),
     )
-    yield _section("Samples", _samples(found), _SAMPLES)
-    yield _or_why(found, "reconstructions", "Reconstructions", _reconstructions, _RECONSTRUCTIONS)
-    yield _or_why(found, "traversals", "Latent traversals", _traversals, _TRAVERSALS)
-    yield _or_why(found, "kl_per_dimension", "Information in each latent dimension", _divergences, _DIVERGENCES)
-    yield _section("Scores of held-out rows", _scores(found), _SCORES)
-    yield _section("Rate and distortion", figures.rate_distortion(found.scores), _RATE_DISTORTION)
+    yield section("Samples", _samples(found), _SAMPLES)
+    words = _RECONSTRUCTIONS if by_level is None else RECONSTRUCTIONS
+    yield _or_why(found, "reconstructions", "Reconstructions", _reconstructions, words)
+    if by_level is None:
+        yield _or_why(found, "traversals", "Latent traversals", _traversals, _TRAVERSALS)
+        yield _or_why(found, "kl_per_dimension", "Information in each latent dimension", _divergences, _DIVERGENCES)
+    else:
+        yield from level_sections(found, by_level)
+    yield section("Scores of held-out rows", _scores(found), _SCORES)
+    words = _RATE_DISTORTION if by_level is None else RATE_DISTORTION
+    rate = f"rate: KL divergence {'to the prior' if by_level is None else 'of paths'}, nats"
+    yield section("Rate and distortion", figures.rate_distortion(found.scores, rate), words)
     points = manifest.training.get("curve")
     if isinstance(points, list) and len(points) > 1:
-        yield _section("Training", figures.curve(points), _TRAINING)
+        yield section("Training", figures.curve(points), _TRAINING)
     else:
-        yield _section("Training", "", "There is no curve: this model was not trained by steps.")
+        why = "its weights were evaluated once" if points else "this model was not trained by steps"
+        yield section("Training", "", f"There is no curve: {why}.")
     yield _or_why(found, "coverage", "Are the standard errors honest?", _coverage, _COVERAGE)
-    yield _section("Card", f'<div class="card">{_MARKDOWN.render(manifest.card)}</div>', "")
+    yield section("Card", f'<div class="card">{_MARKDOWN.render(manifest.card)}</div>', "")
 
 
 _SAMPLES = "Draws x ~ p(x|z) with z ~ p(z), not selected. Noise in them is that of the likelihood."
@@ -106,28 +115,28 @@ def _facts(found: Findings) -> str:
     data = training.get("data")
     facts = {
         "digest": f"<code>{manifest.digest}</code>",
-        "family": f"{_text(manifest.family)}, latent {_text(generator.latent_structure)}",
-        "likelihood": f"{_text(manifest.likelihood)} over {_text(generator.likelihood.support)}"
+        "family": f"{text(manifest.family)}, latent {text(generator.latent_structure)}",
+        "likelihood": f"{text(manifest.likelihood)} over {text(generator.likelihood.support)}"
         + (f", {manifest.levels} levels" if manifest.levels else ""),
-        "event shape": _text(tuple(manifest.event_shape)),
-        "published": _text(f"{manifest.created:%Y-%m-%d %H:%M} UTC"),
-        "trained on": _text(f"{data['name']}, {data['rows']:,} rows, digest {data['digest'][:12]}")
+        "event shape": text(tuple(manifest.event_shape)),
+        "published": text(f"{manifest.created:%Y-%m-%d %H:%M} UTC"),
+        "trained on": text(f"{data['name']}, {data['rows']:,} rows, digest {data['digest'][:12]}")
         if isinstance(data, dict)
         else "not recorded",
-        "recipe": _text(f"{recipe['name']}, seed {training.get('seed')}, {training.get('steps'):,} steps")
+        "recipe": text(f"{recipe['name']}, seed {training.get('seed')}, {training.get('steps'):,} steps")
         if isinstance(recipe, dict) and isinstance(training.get("steps"), int)
         else "not recorded",
-        "command": f"<code>{_text(training['command'])}</code>" if "command" in training else "not recorded",
-        "scored here": _text(f"{len(found.x):,} rows of {found.origin}, seed {found.seed}"),
-        "same seed, same bytes": _text(f"{'yes' if model.reproducible else 'no'}, on {model.fingerprint}"),
+        "command": f"<code>{text(training['command'])}</code>" if "command" in training else "not recorded",
+        "scored here": text(f"{len(found.x):,} rows of {found.origin}, seed {found.seed}"),
+        "same seed, same bytes": text(f"{'yes' if model.reproducible else 'no'}, on {model.fingerprint}"),
     }
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items()) + "</dl>"
 
 
 def _numbers(found: Findings) -> str:
-    report = comparison.overview(found.scores, found.resident.generator.likelihood, found.num_importance_samples)
+    report = comparison.overview(found.scores, found.resident.generator.likelihood, found.effort.num_importance_samples)
     rows = [
-        (f"ELBO, {found.num_samples} draws", report["elbo"], report["standard_error"], report["bits_per_dim"]),
+        (f"ELBO, {found.effort.num_samples} draws", report["elbo"], report["standard_error"], report["bits_per_dim"]),
         ("reconstruction", report["reconstruction"], None, None),
         ("KL divergence", report["kl"], None, None),
     ]
@@ -135,7 +144,7 @@ def _numbers(found: Findings) -> str:
         rows.insert(
             1,
             (
-                f"importance-weighted, {found.num_importance_samples} draws",
+                f"importance-weighted, {found.effort.num_importance_samples} draws",
                 report["iwae"],
                 report["iwae_standard_error"],
                 report["iwae_bits_per_dim"],
@@ -146,14 +155,13 @@ def _numbers(found: Findings) -> str:
     if "log_evidence" in report:
         rows.insert(0, ("exact log p(x)", report["log_evidence"], report["log_evidence_standard_error"], None))
     discrete = report["bits_per_dim"] is not None
-    cells = "".join(
-        f"<tr><th scope=row>{name}<td>{value:.2f}<td>{_number(error, 2)}"
-        + (f"<td>{_number(bits, 4)}</tr>" if discrete else "</tr>")
-        for name, value, error, bits in rows
-    )
-    return (
-        "<table><thead><tr><th scope=col>mean of<th scope=col>nats<th scope=col>± standard error"
-        f"{'<th scope=col>bits/dim' if discrete else ''}</tr></thead><tbody>{cells}</tbody></table>"
+    head = ("mean of", "nats", "± standard error", *(("bits/dim",) if discrete else ()))
+    return table(
+        head,
+        (
+            (name, number(value, 2), number(error, 2), *((number(bits, 4),) if discrete else ()))
+            for name, value, error, bits in rows
+        ),
     )
 
 
@@ -168,24 +176,24 @@ def _samples(found: Findings) -> str:
     for label in dict.fromkeys(found.sample_labels.tolist()):
         drawn = found.samples[found.sample_labels == label]
         rows.append(
-            (names[label], pictures.image_grid(drawn, likelihood, len(drawn), f"Samples of {_text(names[label])}"))
+            (names[label], pictures.image_grid(drawn, likelihood, len(drawn), f"Samples of {text(names[label])}"))
         )
-    return _named_rows(rows)
+    return named_rows(rows)
 
 
 def _reconstructions(found: Findings) -> str:
-    generator, again = found.resident.generator, found.reconstructions
-    assert again is not None
-    rows = found.x[: len(again)]
+    generator, named = found.resident.generator, found.reconstructions
+    assert named is not None
+    first = next(iter(named.values()))
     if not pictures.is_image(generator.event_shape):
-        return pictures.against(found.x, again, "Elements of held-out rows against their reconstructions")
-    likelihood, columns = generator.likelihood, len(again)
-    return _named_rows(
-        [
-            ("rows", pictures.image_grid(rows, likelihood, columns, "Held-out rows")),
-            ("E[x|z]", pictures.image_grid(again, likelihood, columns, "Their reconstructions")),
-        ]
+        return pictures.against(found.x, first, "Elements of held-out rows against their reconstructions")
+    likelihood, columns = generator.likelihood, len(first)
+    rows = pictures.image_grid(found.x[:columns], likelihood, columns, "Held-out rows")
+    again = (
+        (name, pictures.image_grid(means, likelihood, columns, f"Their reconstructions, {text(name)}"))
+        for name, means in named.items()
     )
+    return named_rows([("rows", rows), *again])
 
 
 def _traversals(found: Findings) -> str:
@@ -194,7 +202,7 @@ def _traversals(found: Findings) -> str:
     names = [f"z[{i}]" for i in traversals.dimensions]
     if not pictures.is_image(generator.event_shape):
         return pictures.lines(found.x, traversals.means, names, "Means of the likelihood while one latent moves")
-    return _named_rows(
+    return named_rows(
         [
             (name, pictures.image_grid(means, generator.likelihood, min(16, len(means)), f"Traversal of {name}"))
             for name, means in zip(names, traversals.means, strict=True)
@@ -208,46 +216,24 @@ def _divergences(found: Findings) -> str:
 
 
 def _scores(found: Findings) -> str:
-    calibration = largest_up_to(found.resident.description.calibration, found.num_samples)
+    calibration = largest_up_to(found.resident.description.calibration, found.effort.num_samples)
     return figures.scores(found.scores, None if calibration is None else calibration.scores)
 
 
 def _coverage(found: Findings) -> str:
     covered = found.coverage
     assert covered is not None
-    cells = "".join(
-        f"<tr><th scope=row>{level:.0%}<td>{observed:.1%}<td>{error:.1%}</tr>"
+    rows = (
+        (f"{level:.0%}", f"{observed:.1%}", f"{error:.1%}")
         for level, observed, error in zip(LEVELS, covered.observed, covered.errors, strict=True)
     )
-    table = (
-        "<table><thead><tr><th scope=col>interval<th scope=col>holds it<th scope=col>± of chance</tr></thead>"
-        f"<tbody>{cells}</tbody></table>"
-    )
     count = f"<p>{covered.intervals:,} intervals of {covered.num_samples} draws each.</p>"
-    return f'<div class="pair">{figures.reliability(covered)}<div>{table}{count}</div></div>'
+    return pair(figures.reliability(covered), table(("interval", "holds it", "± of chance"), rows), count)
 
 
 def _or_why(found: Findings, what: str, title: str, shown: Any, words: str) -> str:
     if getattr(found, what) is None:
-        return _section(title, "", f"Left out: {found.missing[what]}.")
+        return section(title, "", f"Left out: {found.missing[what]}.")
     if what == "traversals" and found.traversals is not None:
         words = f"{words} Ordered by {found.traversals.order}." if len(found.traversals.dimensions) > 1 else words
-    return _section(title, shown(found), words)
-
-
-def _section(title: str, shown: str, words: str) -> str:
-    name = title.lower().replace(" ", "-").strip("?")
-    figure = f"<figure>{shown}</figure>" if shown else ""
-    return f'<section id="{name}"><h2>{title}</h2>\n{figure}\n<p>{_text(words)}</p></section>'
-
-
-def _named_rows(rows: list[tuple[str, str]]) -> str:
-    return '<div class="rows">' + "".join(f"<span>{_text(name)}</span>{shown}" for name, shown in rows) + "</div>"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    return section(title, shown(found), words)
