@@ -17,7 +17,7 @@ from elbod.settings import load_settings
 from elbod_client import Client
 from elbod_store import ModelStore
 from tests.report.test_report import checked, report, rows_of
-from tests.support import DIFFUSION, Server, publish
+from tests.support import CHAIN_OF_LABELS, DIFFUSION, Server, publish
 
 DEEP = replace(DIFFUSION, spec={**DIFFUSION.spec, "num_levels": 12})
 NUMBERS = replace(DIFFUSION, likelihood="gaussian", levels=None, event_shape=(5,))
@@ -25,10 +25,11 @@ NUMBERS = replace(DIFFUSION, likelihood="gaussian", levels=None, event_shape=(5,
 
 @pytest.fixture(scope="module")
 def deep_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """Of chains of 12 levels over images, and of 4 over numbers."""
+    """Of chains of 12 levels over images, of 4 over numbers, and of 4 with labels."""
     store = ModelStore.open(tmp_path_factory.mktemp("deep") / "store")
     publish(store, "deep", DEEP)
     publish(store, "numbers", NUMBERS)
+    publish(store, "labels", CHAIN_OF_LABELS)
     return store
 
 
@@ -62,6 +63,14 @@ def test_the_page_shows_the_bound_by_level_and_steps_in_place_of_latent_dimensio
         assert title in shown.text
     for title in ("Latent traversals", "Information in each latent dimension", "Left out"):
         assert title not in shown.text
+
+
+def test_rows_without_labels_have_a_page_of_the_null_label(session: Session) -> None:
+    labels = found(session, "labels")
+    assert labels.missing == {}
+    assert labels.sample_label is not None
+    assert set(labels.sample_label) == {0, 1, 2}
+    checked(page(labels))
 
 
 def test_the_page_says_whose_bound_it_is_and_what_its_kl_is_not(deep: Findings) -> None:

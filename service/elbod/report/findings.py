@@ -116,7 +116,7 @@ def _decode(
     model: ModelDescription, x: Array, label: Labels | None, seed: int, evaluate: Evaluator, missing: dict[str, str]
 ) -> tuple[dict[str, Array] | None, Traversals | None, Floats | None]:
     """Reconstructions, traversals and the KL divergence by dimension of the rows; what is `missing` gets its reason."""
-    if model.conditional and label is None:
+    if model.conditional and label is None and not model.has_null_label:
         encoded_alone = ("traversals", "kl_per_dimension") if model.levels is None else ()
         why = "the rows have no labels, which this model encodes with"
         missing |= dict.fromkeys(("reconstructions", *encoded_alone), why)
