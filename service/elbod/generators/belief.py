@@ -19,6 +19,8 @@ from elbod.generators.likelihoods import (
 
 # Of a byte: the sum over levels is taken of every element at every pass.
 MAX_LEVELS = 256
+# Elements times levels that a CPU works on together: large temporaries cost several times as much as the arithmetic.
+_BLOCK = 2**18
 
 
 def check_closed(likelihood: Likelihood) -> None:
@@ -32,6 +34,12 @@ def check_closed(likelihood: Likelihood) -> None:
             f"a diffusion sums over the levels of every element at every pass, so it has at most {MAX_LEVELS} levels, "
             f"not {likelihood.levels}: rescale the data, or use gaussian"
         )
+
+
+def row_blocks(rows: int, cells: int, device: torch.device) -> list[slice]:
+    """Rows whose `cells` numbers each are worked on together; on a GPU all of them."""
+    size = max(1, rows if device.type == "cuda" else _BLOCK // cells)
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def posterior(

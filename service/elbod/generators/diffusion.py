@@ -32,9 +32,11 @@ from elbod.generators.chained import Chained
 from elbod.generators.likelihoods import (
     BernoulliObservation,
     CategoricalObservation,
+    DiscretizedLogisticObservation,
     GaussianObservation,
     Observation,
 )
+from elbod.generators.logistic_posterior import logistic_posterior
 from elbod.generators.noise import blocks_of
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import StandardNormal
@@ -140,7 +142,8 @@ class Diffusion(Chained):
         if self.likelihood.levels is None:
             return
         z = torch.zeros(1, self.latent_dim, device=self.shift.device)
-        made = self._said(z, torch.zeros(1, dtype=torch.int64, device=z.device)).log_levels()[0].double()
+        said = self._observe(self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device)))
+        made = said.log_levels()[0].double()
         self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -272,7 +275,11 @@ class Diffusion(Chained):
 
     def denoise(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        return self._moments(self._believe(z, level))
+        outputs = self._outputs(z, level)
+        blocks = belief.row_blocks(len(z), self.latent_dim * (self.likelihood.levels or 1), z.device)
+        found = [self._moments(self._posterior(self._observe(outputs[b]), z[b], level[b])) for b in blocks]
+        m, v = zip(*found, strict=True)
+        return torch.cat(m), torch.cat(v)
 
     def _moments(self, post: Observation) -> tuple[Tensor, Tensor]:
         m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
@@ -296,11 +303,11 @@ class Diffusion(Chained):
         places = (u + torch.arange(n, device=x.device) / n) % 1
         level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), places, right=True)
         walk = self.visit(q, level, noise[:, 1:])
-        post = self._believe(walk.z, level)
+        m, v, log_prob = self._judged(walk.z, level, x)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
-        kl = conditional_terms(q.chain.step(start, start - 1), q.f, *self._moments(post)).kl.sum(-1)
-        terms = torch.where(level == 0, post.log_prob(x).flatten(1).sum(-1), -beta * kl)
+        kl = conditional_terms(q.chain.step(start, start - 1), q.f, m, v).kl.sum(-1)
+        terms = torch.where(level == 0, log_prob.sum(-1), -beta * kl)
         if self.training:
             self._follow_profile(level, terms.detach())
         return terms / weights[level] - beta * self.first_kl(q)
@@ -319,32 +326,59 @@ class Diffusion(Chained):
         # A step that is not finite changes nothing.
         self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
 
+    def _judged(self, z: Tensor, level: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m, v and log post_j(x_j) of every element, (n, D) each."""
+        said = self._observe(self._outputs(z, level))
+        if not (self.training and isinstance(said, DiscretizedLogisticObservation)):
+            post = self._posterior(said, z, level)
+            return *self._moments(post), post.log_prob(x).flatten(1)
+        shift, scale, signal = self.shift.flatten(), self.scale.flatten(), self.chain.signal(level)
+        centre = z.double() / signal
+        offset, variance, log_prob = logistic_posterior(
+            said.location.flatten(1),
+            said.log_scale.flatten(1),
+            shift + scale * centre,
+            0.5 * signal**2 / (self.chain.noise_variance(level) * scale**2),
+            self.correction.flatten(0, -2),
+            x.flatten(1),
+        )
+        v = variance.double() / scale**2
+        return centre + offset / scale, torch.zeros_like(v) if self._fixed_variance else v, log_prob.double()
+
     def _believe(self, z: Tensor, level: Tensor) -> Observation:
         """post_j(x_j|z_l) of every element, float64, (n, *event_shape)."""
+        return self._posterior(self._observe(self._outputs(z, level)), z, level)
+
+    def _posterior(self, said: Observation, z: Tensor, level: Tensor) -> Observation:
         rows = (len(z), *[1] * len(self.event_shape))
         steps = self.chain
         signal, variance = steps.signal(level).reshape(rows), steps.noise_variance(level).reshape(rows)
         noisy = z.double().reshape(len(z), *self.event_shape)
-        return belief.posterior(self.belief(z, level), noisy, signal, variance, (self.shift, self.scale))
+        return belief.posterior(self._corrected(said), noisy, signal, variance, (self.shift, self.scale))
 
     def belief(self, z: Tensor, level: Tensor) -> Observation:
         """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used.
 
         Any function of z_l is a belief, so it is computed in the network's precision; post_j and what follows are not.
         """
-        said = self._said(z, level)
+        return self._corrected(self._observe(self._outputs(z, level)))
+
+    def _corrected(self, said: Observation) -> Observation:
         if isinstance(said, GaussianObservation):
             return said.double()
         if isinstance(said, BernoulliObservation):
             return BernoulliObservation(said.logits.double() + self.correction[..., 1] - self.correction[..., 0])
         return CategoricalObservation(said.log_levels().double() + self.correction)
 
-    def _said(self, z: Tensor, level: Tensor) -> Observation:
+    def _outputs(self, z: Tensor, level: Tensor) -> Tensor:
+        """What the network says, (n, *event_shape, parameters)."""
         gamma = self.chain.gamma
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
         outputs: Tensor = self.network(z.to(dtype), t.to(dtype))
-        outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+        return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+
+    def _observe(self, outputs: Tensor) -> Observation:
         # Columns of a table may lie far from zero: float32 would round their spread away.
         units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype
         return self.likelihood.observe(outputs, self.shift.to(units), self.scale.to(units))
