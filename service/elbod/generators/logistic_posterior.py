@@ -11,7 +11,6 @@ over the same levels. They are kept, the levels are not: a batch of images has 1
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -46,11 +45,11 @@ class _LogisticPosterior(torch.autograd.Function):
         of_evidence = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         found = location.new_empty(3, *location.shape)
         slopes = location.new_empty(4 if of_evidence else 2, *found.shape)
-        buffers = _Buffers.of(location[:0], 0)
+        buffers: _Buffers | None = None
         for rows in row_blocks(len(location), correction.numel(), location.device):
             part = [each[rows] for each in (*inputs[:4], inputs[5])]
-            if len(buffers.weight) != len(part[0]):
-                buffers = _Buffers.of(part[0], correction.shape[-1])
+            if buffers is None or len(buffers.t) != len(part[0]):
+                buffers = _Buffers.of(part[0].shape, correction.shape[-1], location)
             found[:, rows] = _weigh(buffers, part, correction)
             slopes[:, :, rows] = _differentiate(buffers, part, of_evidence)
         ctx.save_for_backward(slopes)
@@ -74,14 +73,13 @@ class _Buffers:
     larger: Tensor
     offset: Tensor
     weight: Tensor
-    spare: tuple[Tensor, Tensor, Tensor]
+    spare: list[Tensor]
 
     @classmethod
-    def of(cls, element: Tensor, levels: int) -> Self:
-        def make(n: int, last: int) -> Iterator[Tensor]:
-            return (element.new_empty(*element.shape, last) for _ in range(n))
-
-        return cls(*make(3, levels + 1), *make(2, levels), tuple(make(3, levels)))  # type: ignore[arg-type]
+    def of(cls, elements: torch.Size, levels: int, like: Tensor) -> Self:
+        t, sigmoid, larger = (like.new_empty(*elements, levels + 1) for _ in range(3))
+        offset, weight, *spare = (like.new_empty(*elements, levels) for _ in range(5))
+        return cls(t, sigmoid, larger, offset, weight, spare)
 
 
 def _weigh(to: _Buffers, part: list[Tensor], correction: Tensor) -> Tensor:
