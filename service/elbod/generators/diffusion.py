@@ -47,6 +47,7 @@ from elbod.generators.terms import Conditional, PathTerms, summed
 # Beyond them float32 latents are all noise or have none.
 _GAMMA_LIMIT = 20.0
 _MAX_LEVELS = 4096
+_COUNTED_ROWS = 4096
 # The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
 _UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
 
@@ -404,7 +405,11 @@ def _log_frequencies(x: Tensor, levels: int) -> Tensor:
         ones = x.double().sum(0)
         counts = torch.stack([len(x) - ones, ones], -1)
     else:
-        counts = torch.stack([(x == k).sum(0) for k in range(levels)], -1).double()
+        first = levels * torch.arange(x[0].numel(), device=x.device)
+        counts = torch.zeros(levels * len(first), dtype=torch.float64, device=x.device)
+        for rows in x.split(_COUNTED_ROWS):
+            counts += torch.bincount((rows.flatten(1).long() + first).flatten(), minlength=len(counts))
+        counts = counts.reshape(*x.shape[1:], levels)
     return torch.log((counts + 1) / (len(x) + levels))
 
 

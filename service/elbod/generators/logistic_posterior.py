@@ -32,7 +32,7 @@ def logistic_posterior(
     have gradients. The mean is relative to y since float32 would round the difference.
     """
     dtype = location.dtype
-    found: tuple[Tensor, Tensor, Tensor] = _LogisticPosterior.apply(
+    found: tuple[Tensor, Tensor, Tensor] = _LogisticPosterior.apply(  # type: ignore[no-untyped-call]
         location, log_scale, noisy.to(dtype), precision.to(dtype), correction.to(dtype), x.long()
     )
     return found
