@@ -14,7 +14,8 @@ probabilistic models", NeurIPS 2020; Kingma et al., "Variational diffusion model
     log p(x) >= E_q[log p(x|z_0)] - KL_T - sum over levels of E_q[KL(q(z_{l-1}|z_l, x) || p(z_{l-1}|z_l))]
 
 One draw is a whole path z_T ... z_0, scored by its sampled log weight; H[q] is the same number for every x. Every term
-is float64, at z as a float32, and separates over elements.
+is float64, at z as a float32, and separates over elements; only training takes discretized logistics in float32
+(`logistic_posterior`).
 """
 
 import math
@@ -328,7 +329,7 @@ class Diffusion(Chained):
         self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
 
     def _judged(self, z: Tensor, level: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m, v and log post_j(x_j) of every element, (n, D) each."""
+        """m, v and log post_j(x_j) of every element, (n, D) float64 each, for the objective."""
         said = self._observe(self._outputs(z, level))
         if not (self.training and isinstance(said, DiscretizedLogisticObservation)):
             post = self._posterior(said, z, level)
