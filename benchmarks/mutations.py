@@ -246,6 +246,13 @@ MUTANTS = (
         ("tests/generators/test_diffusion.py",),
     ),
     Mutant(
+        "edge bins that are not closed while training",
+        f"{GENERATORS}/logistic_posterior.py",
+        "_ends(weight).sub_(torch.log(-torch.expm1(-inverse_scale)))",
+        "None",
+        ("tests/generators/test_logistic_posterior.py",),
+    ),
+    Mutant(
         "bytes that wrap around before they are cast",
         f"{GENERATORS}/diffusion.py",
         "(x.to(self.shift.dtype) - self.shift)",

@@ -19,6 +19,8 @@ from elbod.generators.likelihoods import (
 
 # Of a byte: the sum over levels is taken of every element at every pass.
 MAX_LEVELS = 256
+# Elements times levels that a CPU works on together: large temporaries cost several times as much as the arithmetic.
+_BLOCK = 2**18
 
 
 def check_closed(likelihood: Likelihood) -> None:
@@ -32,6 +34,12 @@ def check_closed(likelihood: Likelihood) -> None:
             f"a diffusion sums over the levels of every element at every pass, so it has at most {MAX_LEVELS} levels, "
             f"not {likelihood.levels}: rescale the data, or use gaussian"
         )
+
+
+def row_blocks(rows: int, cells: int, device: torch.device) -> list[slice]:
+    """Rows whose `cells` numbers each are worked on together; on a GPU all of them."""
+    size = max(1, rows if device.type == "cuda" else _BLOCK // cells)
+    return [slice(start, start + size) for start in range(0, max(1, rows), size)]
 
 
 def posterior(
@@ -63,8 +71,8 @@ def moments(post: Observation, shift: Tensor, scale: Tensor) -> tuple[Tensor, Te
     if isinstance(post, GaussianObservation):
         return (post.location - shift) / scale, torch.exp(2 * (post.log_scale - scale.log()))
     assert isinstance(post, CategoricalObservation)
-    # Three times as fast as softmax over a few levels.
-    weights = torch.exp(post.logits - post.logits.amax(-1, keepdim=True))
+    # Three times as fast as softmax over a few levels. Powers that underflow take ten times as long.
+    weights = (post.logits - post.logits.amax(-1, keepdim=True)).clamp(min=-700).exp()
     total = weights.sum(-1)
     f = _values(weights.shape[-1], shift, scale)
     m = (weights * f).sum(-1) / total

@@ -14,7 +14,8 @@ probabilistic models", NeurIPS 2020; Kingma et al., "Variational diffusion model
     log p(x) >= E_q[log p(x|z_0)] - KL_T - sum over levels of E_q[KL(q(z_{l-1}|z_l, x) || p(z_{l-1}|z_l))]
 
 One draw is a whole path z_T ... z_0, scored by its sampled log weight; H[q] is the same number for every x. Every term
-is float64, at z as a float32, and separates over elements.
+is float64, at z as a float32, and separates over elements; only training takes discretized logistics in float32
+(`logistic_posterior`).
 
 With labels the network is told the class y, or that there is none: a null label stands for a share of the training
 rows, so one network bounds log p(x|y) and, by a model of its own, log p(x) (Ho and Salimans, "Classifier-free diffusion
@@ -36,9 +37,11 @@ from elbod.generators.chained import Chained
 from elbod.generators.likelihoods import (
     BernoulliObservation,
     CategoricalObservation,
+    DiscretizedLogisticObservation,
     GaussianObservation,
     Observation,
 )
+from elbod.generators.logistic_posterior import logistic_posterior
 from elbod.generators.noise import blocks_of
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import StandardNormal
@@ -49,6 +52,7 @@ from elbod.generators.terms import Conditional, PathTerms, summed
 # Beyond them float32 latents are all noise or have none.
 _GAMMA_LIMIT = 20.0
 _MAX_LEVELS = 4096
+_COUNTED_ROWS = 4096
 # The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
 _UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
 
@@ -172,7 +176,8 @@ class Diffusion(Chained):
         if self.likelihood.levels is None:
             return
         z = torch.zeros(1, self.latent_dim, device=self.shift.device)
-        made = self._said(z, torch.zeros(1, dtype=torch.int64, device=z.device), None).log_levels()[0].double()
+        said = self._observe(self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device), None))
+        made = said.log_levels()[0].double()
         self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -309,7 +314,11 @@ class Diffusion(Chained):
 
     def denoise(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        return self._moments(self._believe(z, level, label))
+        outputs = self._outputs(z, level, label)
+        blocks = belief.row_blocks(len(z), self.latent_dim * (self.likelihood.levels or 1), z.device)
+        found = [self._moments(self._posterior(self._observe(outputs[b]), z[b], level[b])) for b in blocks]
+        m, v = zip(*found, strict=True)
+        return torch.cat(m), torch.cat(v)
 
     def _guided(self, z: Tensor, level: Tensor, label: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         """m = m_null + (1 + w)(m_y - m_null) and v of label y, w = `guidance` (n, 1): two evaluations of the network.
@@ -347,11 +356,11 @@ class Diffusion(Chained):
         places = (u + torch.arange(n, device=x.device) / n) % 1
         level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), places, right=True)
         walk = self.visit(q, level, noise[:, 1 : 1 + self.latent_dim])
-        post = self._believe(walk.z, level, label)
+        m, v, log_prob = self._judged(walk.z, level, label, x)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
-        kl = conditional_terms(q.chain.step(start, start - 1), q.f, *self._moments(post)).kl.sum(-1)
-        terms = torch.where(level == 0, post.log_prob(x).flatten(1).sum(-1), -beta * kl)
+        kl = conditional_terms(q.chain.step(start, start - 1), q.f, m, v).kl.sum(-1)
+        terms = torch.where(level == 0, log_prob.sum(-1), -beta * kl)
         if self.training:
             self._follow_profile(level, terms.detach())
         return terms / weights[level] - beta * self.first_kl(q)
@@ -370,27 +379,52 @@ class Diffusion(Chained):
         # A step that is not finite changes nothing.
         self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
 
+    def _judged(self, z: Tensor, level: Tensor, label: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m, v and log post_j(x_j) of every element, (n, D) float64 each, for the objective."""
+        said = self._observe(self._outputs(z, level, label))
+        if not (self.training and isinstance(said, DiscretizedLogisticObservation)):
+            post = self._posterior(said, z, level)
+            return *self._moments(post), post.log_prob(x).flatten(1)
+        shift, scale, signal = self.shift.flatten(), self.scale.flatten(), self.chain.signal(level)
+        centre = z.double() / signal
+        offset, variance, log_prob = logistic_posterior(
+            said.location.flatten(1),
+            said.log_scale.flatten(1),
+            shift + scale * centre,
+            0.5 * signal**2 / (self.chain.noise_variance(level) * scale**2),
+            self.correction.flatten(0, -2),
+            x.flatten(1),
+        )
+        v = variance.double() / scale**2
+        return centre + offset / scale, torch.zeros_like(v) if self._fixed_variance else v, log_prob.double()
+
     def _believe(self, z: Tensor, level: Tensor, label: Tensor | None) -> Observation:
         """post_j(x_j|z_l) of every element, float64, (n, *event_shape)."""
+        return self._posterior(self._observe(self._outputs(z, level, label)), z, level)
+
+    def _posterior(self, said: Observation, z: Tensor, level: Tensor) -> Observation:
         rows = (len(z), *[1] * len(self.event_shape))
         steps = self.chain
         signal, variance = steps.signal(level).reshape(rows), steps.noise_variance(level).reshape(rows)
         noisy = z.double().reshape(len(z), *self.event_shape)
-        return belief.posterior(self.belief(z, level, label), noisy, signal, variance, (self.shift, self.scale))
+        return belief.posterior(self._corrected(said), noisy, signal, variance, (self.shift, self.scale))
 
     def belief(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> Observation:
         """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used.
 
         Any function of z_l is a belief, so it is computed in the network's precision; post_j and what follows are not.
         """
-        said = self._said(z, level, label)
+        return self._corrected(self._observe(self._outputs(z, level, label)))
+
+    def _corrected(self, said: Observation) -> Observation:
         if isinstance(said, GaussianObservation):
             return said.double()
         if isinstance(said, BernoulliObservation):
             return BernoulliObservation(said.logits.double() + self.correction[..., 1] - self.correction[..., 0])
         return CategoricalObservation(said.log_levels().double() + self.correction)
 
-    def _said(self, z: Tensor, level: Tensor, label: Tensor | None) -> Observation:
+    def _outputs(self, z: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+        """What the network says, (n, *event_shape, parameters)."""
         gamma = self.chain.gamma
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
@@ -398,7 +432,9 @@ class Diffusion(Chained):
         if self.conditional:
             told.append(torch.full_like(level, len(self._labels)) if label is None else label)
         outputs: Tensor = self.network(*told)
-        outputs = outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+        return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
+
+    def _observe(self, outputs: Tensor) -> Observation:
         # Columns of a table may lie far from zero: float32 would round their spread away.
         units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype
         return self.likelihood.observe(outputs, self.shift.to(units), self.scale.to(units))
@@ -424,7 +460,11 @@ def _log_frequencies(x: Tensor, levels: int) -> Tensor:
         ones = x.double().sum(0)
         counts = torch.stack([len(x) - ones, ones], -1)
     else:
-        counts = torch.stack([(x == k).sum(0) for k in range(levels)], -1).double()
+        first = levels * torch.arange(x[0].numel(), device=x.device)
+        counts = torch.zeros(levels * len(first), dtype=torch.float64, device=x.device)
+        for rows in x.split(_COUNTED_ROWS):
+            counts += torch.bincount((rows.flatten(1).long() + first).flatten(), minlength=len(counts))
+        counts = counts.reshape(*x.shape[1:], levels)
     return torch.log((counts + 1) / (len(x) + levels))
 
 

@@ -183,6 +183,21 @@ _FASHION_DIFFUSION = replace(
     num_importance_samples=8,
 )
 
+# Every element has 256 levels at every pass: 5 ms of a core for a row, so a path is of fewer levels of noise.
+_FASHION_8BIT_DIFFUSION = replace(
+    _FASHION_DIFFUSION,
+    name="fashion-mnist-8bit-diffusion",
+    protocol="fashion-mnist-8bit",
+    likelihood="discretized_logistic",
+    binarization=None,
+    levels=256,
+    spec={**_FASHION_DIFFUSION.spec, "num_levels": 64, "gamma_min": -8.0, "channels": (40, 80)},
+    epochs=8,
+    evaluate_every=4,
+    held_out_rows=300,
+    num_importance_samples=4,
+)
+
 _CONVOLUTIONAL = {"latent_dim": 40, "network": "conv", "channels": (32, 64), "blocks": 1}
 _FASHION_CONV = replace(
     _FASHION,
@@ -217,6 +232,7 @@ RECIPES: dict[str, Recipe] = {
             autocast=False,
         ),
         _FASHION_DIFFUSION,
+        _FASHION_8BIT_DIFFUSION,
         _FASHION_CONV,
         replace(
             _FASHION_CONV,

@@ -12,7 +12,7 @@ import torch
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint, Generator
 from elbod.generators.checkpoint import InvalidCheckpoint
-from elbod.generators.device import choose_device
+from elbod.generators.device import choose_device, keep_freed_memory
 from elbod.generators.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from elbod.training import datasets
 from elbod.training.check import check_model
@@ -88,6 +88,7 @@ def run_training(
             # Whatever is wrong with the store is said before an hour of training, not after it.
             store.probe()
         dataset = datasets.load(recipe.data, recipe.image_size)
+        keep_freed_memory()
         with _threads(recipe.threads):
             generator, parts = prepare(recipe, dataset, seed)
             _check_family(generator, parts)

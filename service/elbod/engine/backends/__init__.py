@@ -6,7 +6,7 @@ from elbod.engine.backends.base import Backend
 from elbod.engine.backends.cuda import CudaBackend
 from elbod.engine.backends.eager import EagerBackend
 from elbod.errors import StartupError
-from elbod.generators.device import choose_device
+from elbod.generators.device import choose_device, keep_freed_memory
 
 __all__ = ["Backend", "CudaBackend", "EagerBackend", "open_backend", "pin_thread"]
 
@@ -29,6 +29,7 @@ def open_backend(name: str) -> Backend:
     except ValueError as error:
         raise StartupError(str(error)) from error
     pin_thread()
+    keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
