@@ -68,8 +68,8 @@ def test_the_page_shows_the_bound_by_level_and_steps_in_place_of_latent_dimensio
 def test_rows_without_labels_have_a_page_of_the_null_label(session: Session) -> None:
     labels = found(session, "labels")
     assert labels.missing == {}
-    assert labels.sample_label is not None
-    assert set(labels.sample_label) == {0, 1, 2}
+    assert labels.sample_labels is not None
+    assert set(labels.sample_labels) == {0, 1, 2}
     checked(page(labels))
 
 
