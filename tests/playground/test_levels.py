@@ -18,7 +18,7 @@ from tests.support import Server
 TOP = 4
 READ = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, 8, 8).data).filter((_, i) => i % 4 === 0)"
 TILES = ".strip .tile canvas"
-LARGE = ".strip .between canvas"
+LARGE = ".scrubbed canvas"
 VARIATIONS = "[aria-label='Variations of this picture'] canvas"
 LINE = "[aria-label='From end A to end B'] canvas"
 

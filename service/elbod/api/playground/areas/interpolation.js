@@ -72,10 +72,12 @@ export class Interpolation {
     }
   }
 
+  /** Make that the end, unless another is wanted by the time it is there. */
   async #fetch(slot, what) {
     const { model } = this;
+    const wanted = this.slots[slot].wanted = { what };
     const end = await this.#end(slot, what);
-    if (model === this.model) Object.assign(this.slots[slot], { end, of: model });
+    if (model === this.model && wanted === this.slots[slot].wanted) Object.assign(this.slots[slot], { end, of: model });
   }
 
   /** {x, z, label} of an end: drawn, kept, or a held-out row, whose z is not known. */
@@ -94,10 +96,10 @@ export class Interpolation {
   /** The same ends under more noise, or less. */
   async #relevel() {
     this.line = sharedNoise(this.model, this.level.value);
-    if (this.#ended) await this.#draw();
+    await this.#draw();
   }
 
-  /** Whether both ends are there; what is asked for before is drawn when they are. */
+  /** Whether both ends are there: nothing is drawn before. */
   get #ended() {
     return Object.values(this.slots).every(({ of }) => of === this.model);
   }
@@ -109,6 +111,7 @@ export class Interpolation {
   }
 
   async #draw() {
+    if (!this.#ended) return;
     const { model, line } = this;
     const x = await this.#at(line, Array.from({ length: STEPS }, (_, i) => i / (STEPS - 1)));
     if (line !== this.line) return;

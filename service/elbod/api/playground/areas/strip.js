@@ -19,7 +19,7 @@ export class Strip {
     this.element = h("section", { class: "section strip", hidden: true },
       heading("From noise to a picture", "z begins as noise, and each pass takes some of it away. Shown is what the model expects on the way, E[x|z] at a level."),
       this.grid.element,
-      h("div", { class: "between" }, h("div", { class: "figure small" }, this.canvas),
+      h("div", { class: "scrubbed" }, h("div", { class: "figure small" }, this.canvas),
         h("div", { class: "controls" }, this.place.element, field("Length of the strip", this.count), this.words)));
     const show = latest(() => this.#fetch(), fail);
     this.ask = () => { if (this.wanted) show(); };
