@@ -48,7 +48,7 @@ def strip(page: Page, count: int) -> None:
     expect(page.locator(TILES)).to_have_count(min(count, TOP + 1))
 
 
-def asked(page: Page, model: str) -> list[tuple[str, dict[str, Any]]]:
+def requests_of(page: Page, model: str) -> list[tuple[str, dict[str, Any]]]:
     """The path and the body of what the page asks of that model's latest version from now on, growing."""
     found: list[tuple[str, dict[str, Any]]] = []
 
@@ -145,7 +145,7 @@ def test_a_model_of_levels_is_never_sent_a_temperature(visit: Callable[..., Page
     expect(page.get_by_role("slider", name="Temperature")).to_be_visible()
     refused: list[str] = []
     page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
-    sent = asked(page, "diffusion")
+    sent = requests_of(page, "diffusion")
     page.get_by_role("combobox", name="Model").select_option("diffusion")
     expect(page.locator(".strip")).to_be_visible()
     expect(page.get_by_role("slider", name="Temperature")).to_be_hidden()
@@ -158,7 +158,7 @@ def test_a_model_of_levels_is_never_sent_a_temperature(visit: Callable[..., Page
 def test_a_model_of_one_level_shows_and_is_asked_nothing_of_levels(visit: Callable[..., Page], url: str) -> None:
     page = visit(url, "sample?model=diffusion&n=16")
     expect(page.locator(".strip")).to_be_visible()
-    sent = asked(page, "levels")
+    sent = requests_of(page, "levels")
     page.get_by_role("combobox", name="Model").select_option("levels")
     expect(page.get_by_role("slider", name="Temperature")).to_be_visible()
     for hidden in (page.locator(".strip"), page.locator(".process"), page.get_by_label("ddim")):
@@ -207,7 +207,7 @@ def test_a_score_of_fewer_passes_has_their_profile(visit: Callable[..., Page], u
     assert page.locator(".verdict").get_attribute("data-elbo") == json.dumps(elbo)
 
 
-def test_the_bound_map_stands_beside_the_reconstruction_and_its_map(visit: Callable[..., Page], url: str) -> None:
+def test_the_bound_map_stands_next_to_the_reconstruction_and_its_map(visit: Callable[..., Page], url: str) -> None:
     page = visit(url, "score?model=diffusion&from=draw")
     figures = page.locator(".triptych.four figure")
     expect(figures).to_have_count(4)
@@ -235,21 +235,21 @@ def test_variations_keep_the_picture_at_level_0_and_lose_it_at_the_last(visit: C
     expect(page.locator(".pad")).to_be_hidden()
 
 
-def test_a_variation_and_a_scored_row_are_varied_in_turn(visit: Callable[..., Page], url: str) -> None:
+def test_a_variation_or_a_scored_row_becomes_the_picture_to_vary(visit: Callable[..., Page], url: str) -> None:
     page = visit(url, "explore?model=diffusion")
     page.get_by_role("button", name="Variation 3").click()
     expect(page.locator(".start .caption")).to_have_text("Variation 3 at level 2, log SNR 0.0")
     page.goto(f"{url}/#score?model=diffusion&from=draw")
     page.locator(".verdict .lead").wait_for()
     page.get_by_role("button", name="Vary it in Explore").click()
-    expect(page.locator(".start .caption")).to_have_text("The row of Score")
+    expect(page.locator(".start .caption")).to_have_text("The scored row")
     assert shown(page, ".start canvas") == [[0] * 64]
 
 
 def test_an_interpolation_puts_both_ends_under_the_same_noise(visit: Callable[..., Page], url: str) -> None:
     page = visit(url, "explore?model=diffusion")
     page.locator("#panel-explore .between canvas[aria-label]").wait_for()
-    sent = asked(page, "diffusion")
+    sent = requests_of(page, "diffusion")
     page.get_by_role("slider", name="Level of the line").fill("1")
     expect(page.get_by_role("group", name="From end A to end B")).to_have_attribute("data-level", "1")
     encoded = [body for path, body in sent if path == "encode"]

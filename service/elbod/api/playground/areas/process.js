@@ -10,7 +10,7 @@ export class Process {
     this.steps = new Steps(changed);
     this.sampler = choice("Sampler", SAMPLERS, "ancestral", changed);
     this.element = h("div", { class: "controls", hidden: true }, this.steps.element, this.sampler.element);
-    this.words = h("p", { class: "caption process", hidden: true });
+    this.words = h("p", { class: "process", hidden: true });
     this.chain = null;
   }
 

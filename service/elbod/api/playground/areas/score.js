@@ -91,7 +91,7 @@ export function build(panel, app) {
   }
 
   function explore() {
-    app.taken = { reference: model().reference, x: current, name: "The row of Score", label: given() };
+    app.taken = { reference: model().reference, x: current, name: "The scored row", label: given() };
     app.open("explore");
   }
 

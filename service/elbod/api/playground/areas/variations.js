@@ -16,7 +16,7 @@ export class Variations {
     this.level = slider("Level of noise", { min: 0, max: 0, step: 1, value: 0, text: (level) => this.chain?.text(level) ?? "" }, () => this.ask());
     this.grid = new Grid("Variations of this picture", (i) => begin(row(this.x, i).slice(), `Variation ${i} at ${this.chain.text(this.level.value)}`), { columns: DRAWS });
     this.element = h("section", { class: "section" },
-      heading("Variations of this picture", "Noise is added up to a level, and the model draws from there: at level 0 the picture stays, at the last one nothing of it is left. Click one to vary it in turn."),
+      heading("Variations of this picture", "Noise is added up to a level, and the model draws from there: at level 0 the picture stays, at the last one nothing of it is left. Click a variation to vary it next."),
       h("div", { class: "between" }, this.level.element, h("button", { type: "button", onclick: () => { this.seed += 1; this.ask(); } }, "Other draws")),
       this.grid.element);
     this.ask = latest(() => this.#draw(), fail);

@@ -24,7 +24,7 @@ class Chain {
     return `level ${level}, log SNR ${plain(this.logSnr[level], 1)}`;
   }
 
-  /** The levels, ascending, at which draws of so many passes stop; all of them for null. */
+  /** The levels, ascending, at which draws of `steps` passes stop; all of them for null. */
   stops(steps) {
     if (steps === null) return this.levels;
     if (!this.asked.has(steps)) this.asked.set(steps, get(`${this.path}/levels?num_steps=${steps}`).then(({ levels }) => levels));
