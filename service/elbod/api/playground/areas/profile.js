@@ -13,5 +13,5 @@ export function profile(answer, chain, stops) {
   const label = `KL of each of ${answer.num_steps} passes and of the prior over log SNR, at most ${plain(dearest[1])} nats at log SNR ${plain(dearest[0], 1)}`;
   return h("section", { class: "card profile" }, h("h3", {}, "The bound, level by level"),
     lines([{ points }], { label, width: 420, height: 190, xLabel: "log SNR: noise on the left, the picture on the right", unit: "KL, nats", zero: true, dots: true }),
-    h("p", { class: "caption" }, `Each of the ${answer.num_steps} passes takes away noise, and pays for what it could not know: ${plain(sum(Array.from(kl)))} nats together. The point furthest left, ${plain(kl.at(-1))} nats, is what is left of x in pure noise. This KL is known for each pass, the KL above is that of the paths that were drawn: they agree on average.`));
+    h("p", { class: "caption" }, `Each of the ${answer.num_steps} passes takes noise away, and pays for what it could not know. The point furthest left, ${plain(kl.at(-1))} nats, is what is left of x in pure noise. All points add up to ${plain(sum(Array.from(kl)))} nats. They are the KL of each pass in closed form; the KL above is estimated from whole paths, and agrees on average.`));
 }
