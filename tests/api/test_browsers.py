@@ -36,12 +36,14 @@ def test_pages_of_other_origins_make_the_server_compute_and_change_nothing(http:
         http.delete("/models/levels/aliases/a", headers=from_page(site)),
         http.get("/sample", headers=from_page(site)),
         http.get("/sample?format=png", headers=from_page(site, "no-cors", "image", None)),
+        http.get("/models/levels/versions/1/levels", headers=from_page(site, "no-cors", "image", None)),
         http.get("/sample?format=png", headers=from_page(site, "navigate", "iframe", None)),
     ]
     for response in refused:
         assert response.status_code == 403
         assert "cors_origins" in response.json()["detail"]
         assert response.headers["content-type"] == "application/problem+json"
+    assert http.get("/models/levels", headers=from_page(site)).status_code == 200
 
 
 @pytest.mark.parametrize("site", SITES)

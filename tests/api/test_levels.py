@@ -207,6 +207,32 @@ def test_the_fields_of_levels_are_null_for_a_model_of_one(chain_http: httpx.Clie
     assert scores["bound_map"] is scores["kl_per_level"] is None
 
 
+def test_the_levels_of_a_version_are_those_that_encode_names(chain_http: httpx.Client) -> None:
+    path = "/models/diffusion/versions/1/levels"
+    for num_steps, stops in ((None, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (1, [0, 4])):
+        asked = {} if num_steps is None else {"num_steps": num_steps}
+        found = chain_http.get(path, params=asked).raise_for_status().json()
+        assert found["levels"] == stops
+        assert found["default_level"] == post(chain_http, "/encode", x=ROW, **asked)["level"]
+        codes = [post(chain_http, "/encode", x=ROW, level=level, **asked) for level in stops]
+        assert found["log_snr"] == [code["log_snr"] for code in codes]
+
+
+def test_levels_are_null_for_a_model_of_one(chain_http: httpx.Client) -> None:
+    path = "/models/levels/versions/1/levels"
+    found = chain_http.get(path).raise_for_status().json()
+    assert (found["levels"], found["log_snr"], found["default_level"]) == (None, None, None)
+    answer = chain_http.get(path, params={"num_steps": 2})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"{NONE} takes no num_steps"
+
+
+def test_levels_of_more_steps_than_a_model_has_are_refused(chain_http: httpx.Client) -> None:
+    answer = chain_http.get("/models/diffusion/versions/1/levels?num_steps=5")
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "num_steps is 5, model 'diffusion' has 4 levels"
+
+
 def test_samples_of_passes_are_pictures(chain_http: httpx.Client) -> None:
     body = {"seed": 7, "num_samples": 9, "num_steps": 2}
     answer = chain_http.post("/sample", json=body, headers={"Accept": "image/png"})

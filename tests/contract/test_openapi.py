@@ -52,6 +52,7 @@ def test_every_path_of_the_contract_is_there(document: dict[str, Any]) -> None:
         "/models/{name}/versions/{version}",
         "/models/{name}/versions/{version}/reference",
         "/models/{name}/versions/{version}/calibration",
+        "/models/{name}/versions/{version}/levels",
         "/models/{name}/aliases/{alias}",
         "/healthz",
         "/readyz",

@@ -3,11 +3,19 @@
 from typing import Any
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
 
 from tests.support import HANG
 
 expect.set_options(timeout=HANG * 1000)
+
+# What `Visitor` opens pages with.
+SCREENS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"width": 390, "has_touch": True, "is_mobile": True},
+}
 
 # The browser's own words about an answer that is an error or never came, and about tests that look at pixels.
 _ITS_OWN = ("Failed to load resource", "willReadFrequently")
@@ -59,3 +67,9 @@ def pixels(page: Page, selector: str) -> str:
 def await_samples(page: Page) -> None:
     """Until Sample shows what was asked for."""
     page.locator("#panel-sample .stage > .caption").filter(has_text="seed").wait_for()
+
+
+def serious_violations(page: Page) -> list[tuple[str, str]]:
+    """What keeps people from using the page, by axe: the rule, and the first element that breaks it."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in {"serious", "critical"}]

@@ -9,11 +9,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from elbod_store import ModelStore
-from tests.playground.support import await_samples
+from tests.playground.support import SCREENS, await_samples, serious_violations
 from tests.support import Server
 
 READY = {
@@ -22,11 +21,6 @@ READY = {
     "score?from=held-out&example=1": ".verdict .lead",
     "models": "[data-version]",
     "service": ".facts dd",
-}
-SCREENS = {
-    "light": {"color_scheme": "light"},
-    "dark": {"color_scheme": "dark"},
-    "phone": {"width": 390, "has_touch": True, "is_mobile": True},
 }
 SHOTS = Path(os.environ.get("ELBOD_PLAYGROUND_SHOTS", "playground-shots"))
 
@@ -51,11 +45,7 @@ def test_each_area_is_accessible_and_fits_the_screen(visit: Callable[..., Page],
         area = fragment.partition("?")[0]
         page.evaluate("fragment => { location.hash = fragment; }", fragment)
         page.locator(ready).first.wait_for()
-        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        serious = [
-            (rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in {"serious", "critical"}
-        ]
-        assert serious == [], area
+        assert serious_violations(page) == [], area
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), area
         page.screenshot(path=SHOTS / f"{area}-{screen}.png", full_page=True)
 

@@ -18,6 +18,7 @@ from elbod.engine.description import Calibration, largest_up_to
 from elbod.engine.loading import parse_calibration, parse_reference
 from elbod.errors import DamagedStore, InvalidInput, NotReady, UnknownModel
 from elbod.generators.checkpoint import GIVEN_LABEL, MARGINAL
+from elbod.requests.levels import default_level, passed
 from elbod_store import Conflict, Corrupt, InvalidName, Manifest, ModelStore, NotFound, Retired, StoreError, Unsupported
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,35 @@ async def calibration(
         "num_samples": found.num_samples,
     }
     return _tensors(request, fields, {"scores": found.scores})
+
+
+@router.get(
+    "/models/{name}/versions/{version}/levels",
+    dependencies=[Depends(parameters.given_once)],
+    response_model=schemas.LevelsResponse,
+    responses=_STORE,
+)
+async def levels(
+    request: Request,
+    name: Name,
+    version: Version,
+    num_steps: Annotated[
+        int | None,
+        Query(ge=1, description="passes of a draw; all that the model has if absent"),
+        BeforeValidator(parameters.plain_integer),
+    ] = None,
+) -> dict[str, Any]:
+    """Where the draws of a version stop on their way from noise to x. Loads the version."""
+    model = (await service_of(request).resident(request, f"{name}@{version}")).description
+    stops, known = passed(model, num_steps), model.levels
+    if known is None:
+        return {"model": model.identity, "levels": None, "log_snr": None, "default_level": None}
+    return {
+        "model": model.identity,
+        "levels": stops,
+        "log_snr": known.log_snr[list(stops)].tolist(),
+        "default_level": default_level(known, stops),
+    }
 
 
 def _reference(request: Request, store: ModelStore, name: str, version: int) -> Response:

@@ -192,6 +192,15 @@ class ReferenceResponse(BaseModel):
     model: ModelIdentity
 
 
+class LevelsResponse(BaseModel):
+    """Where the draws of a model with levels stop; all null for models without."""
+
+    model: ModelIdentity
+    levels: list[int] | None = Field(description="0 (least noise) ... T (noise), those of num_steps passes")
+    log_snr: list[float] | None = Field(description="log signal-to-noise ratio of each of them, descending")
+    default_level: int | None = Field(description="the level of z unless a request names another")
+
+
 class LoadedModel(BaseModel):
     """A version in memory."""
 

@@ -112,7 +112,10 @@ class OwnPages:
         if scope["method"] not in _READING:
             return True
         opened = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
-        return _route_path(scope) == "/sample" and not opened
+        path = _route_path(scope)
+        # Of a version's levels the answer is small, and its load is not.
+        loads = "/versions/" in path and path.endswith("/levels")
+        return (path == "/sample" or loads) and not opened
 
 
 def _token(scope: Scope) -> bytes:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from elbod.engine.description import ModelDescription
+from elbod.engine.description import Levels, ModelDescription
 from elbod.engine.jobs import Job
 from elbod.errors import InvalidInput
 from elbod.generators.chain import grid
@@ -36,7 +36,7 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     """The job with its passes decided, checked. Raises InvalidInput."""
     if model.levels is None:
         for name in sorted(asked.given & FIELDS):
-            raise InvalidInput.at(f"/{name}", f"model {model.name!r} has one level of latents: it takes no {name}")
+            raise _without_levels(name, model)
         for name in sorted(asked.include & INCLUDES):
             why = f"model {model.name!r} has one level of latents: it has no {name}"
             raise InvalidInput.at("/include", why)
@@ -44,11 +44,8 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     if job.temperature != 1:
         why = f"the draws of model {model.name!r} take passes, which have no temperature: leave it out"
         raise InvalidInput.at("/temperature", why)
-    levels, steps = model.levels.count, asked.num_steps
-    if steps is not None and steps > levels:
-        raise InvalidInput.at("/num_steps", f"num_steps is {steps}, model {model.name!r} has {levels} levels")
-    downward = grid(levels, steps or levels)[::-1]
-    _check_sampled_levels(job, asked, levels)
+    downward = passed(model, asked.num_steps)[::-1]
+    _check_sampled_levels(job, asked, model.levels.count)
     _check_guidance(job, asked, model)
     if job.marginal_labels and (per_label := sorted(asked.include & INCLUDES)):
         raise InvalidInput.at("/include", f"{per_label[0]} is of one label, or of the null label: leave marginal out")
@@ -56,9 +53,9 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
     return replace(
         job,
-        num_steps=steps,
+        num_steps=asked.num_steps,
         num_levels=asked.num_levels,
-        level=_level(asked, model.levels.default, downward),
+        level=_level(asked, model.levels, downward),
         guidance=asked.guidance or 0.0,
         trajectory=_shown(asked, downward),
         kl_per_level="kl_per_level" in asked.include,
@@ -66,18 +63,42 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     )
 
 
+def passed(model: ModelDescription, num_steps: int | None) -> tuple[int, ...]:
+    """The levels at which draws of `num_steps` passes stop, ascending; of models without levels none.
+
+    Raises InvalidInput.
+    """
+    if model.levels is None:
+        if num_steps is not None:
+            raise _without_levels("num_steps", model)
+        return ()
+    levels = model.levels.count
+    if num_steps is not None and num_steps > levels:
+        raise InvalidInput.at("/num_steps", f"num_steps is {num_steps}, model {model.name!r} has {levels} levels")
+    return grid(levels, num_steps or levels)
+
+
+def default_level(known: Levels, stops: tuple[int, ...]) -> int:
+    """The level of z unless asked otherwise: the one of `stops` that is nearest to the model's default."""
+    return min(stops, key=lambda level: (abs(level - known.default), level))
+
+
+def _without_levels(name: str, model: ModelDescription) -> InvalidInput:
+    return InvalidInput.at(f"/{name}", f"model {model.name!r} has one level of latents: it takes no {name}")
+
+
 def evaluations(levels: int, num_steps: int | None, num_levels: int | None) -> int:
     """Evaluations of the network that a draw takes: one for each pass or sampled level, and one that observes z_0."""
     return 1 + (num_levels or num_steps or levels)
 
 
-def _level(asked: Asked, default: int, downward: tuple[int, ...]) -> int:
-    """The level of z: the one that is asked for, or that of the grid that is nearest to the default."""
+def _level(asked: Asked, known: Levels, downward: tuple[int, ...]) -> int:
+    """The level of z: the one that is asked for, or the default."""
     if asked.level is None:
-        return min(downward, key=lambda level: (abs(level - default), level))
+        return default_level(known, downward)
     if asked.level not in downward:
-        known = ", ".join(map(str, downward[::-1][:40]))
-        raise InvalidInput.at("/level", f"level is {asked.level}; draws in {len(downward) - 1} steps stop at {known}")
+        stops = ", ".join(map(str, downward[::-1][:40]))
+        raise InvalidInput.at("/level", f"level is {asked.level}; draws in {len(downward) - 1} steps stop at {stops}")
     return asked.level
 
 

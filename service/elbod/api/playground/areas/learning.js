@@ -65,6 +65,7 @@ export class Learning {
     const model = await this.#model(version);
     const query = new URLSearchParams({ model: `${name}@${version}`, seed: this.seed.value.trim(), num_samples: PICTURES, output: "mean", encoding: "base64" });
     if (model.labels) query.set("label", 0);
+    if (await model.chain()) query.set("level", 0);
     const answer = await get(`sample?${query}`);
     if (name !== this.entry.name) return;
     this.grid.show(model, unpack(answer.x), (i) => `Sample ${i} of version ${version}`);

@@ -9,6 +9,8 @@ import { latest } from "../parts/latest.js";
 import { described, extent, paint } from "../parts/picture.js";
 import { latentBars } from "../parts/latent.js";
 import * as route from "../parts/route.js";
+import { Process } from "./process.js";
+import { Strip } from "./strip.js";
 
 const COUNTS = [16, 36, 64, 100, 144];
 const MOST_SEED = Number.MAX_SAFE_INTEGER;
@@ -20,6 +22,9 @@ export function build(panel, app) {
   const first = h("input", { type: "number", min: 0, step: 1, value: "0", onchange: () => ask() });
   const count = select(COUNTS.map((n) => [n, `${n} pictures`]), 64, () => ask());
   const temperature = slider("Temperature", { min: 0, max: 2, step: 0.05, value: 1, text: (t) => t.toFixed(2) }, () => ask());
+  const temperatureField = h("div", { class: "controls" }, temperature.element, h("small", { class: "under" }, "scales the randomness of z; only 1 draws from p(x)"));
+  const process = new Process(() => ask());
+  const strip = new Strip((error) => failure.show(error));
   const output = choice("Show", [["sample", "a draw x ~ p(x|z)"], ["mean", "the mean E[x|z]"]], "sample", () => ask());
   const label = select([], "each", () => ask());
   const labelField = field("Class", label);
@@ -38,6 +43,7 @@ export function build(panel, app) {
       }, `Keep as end ${slot.toUpperCase()}`)))));
   let shown = null;
   let modelOf = null;
+  let chain = null;
   let wantedPick = null;
 
   panel.append(heading("What the model imagines", "Each picture is one draw: z from the prior p(z), then x from p(x|z). The same seed gives the same pictures on every machine of one fingerprint."),
@@ -47,11 +53,11 @@ export function build(panel, app) {
           h("button", { type: "button", title: "Another seed", "aria-label": "Another seed", onclick: () => { seed.value = String(dice()); ask(); } }, die())),
           h("small", { id: "seed-help" }, "decides every picture")),
         field("First index", first, "pictures index, index + 1, … of the seed"), field("Number", count), labelField,
-        temperature.element, h("small", { class: "under" }, "scales the randomness of z; only 1 draws from p(x)"), output.element,
+        temperatureField, process.element, output.element,
         h("div", { class: "actions column" },
           h("button", { type: "button", class: "primary", onclick: () => download() }, "Download PNG"),
           h("button", { type: "button", onclick: (event) => copy(event.target) }, "Copy link")), shared),
-      h("div", { class: "stage" }, failure.element, grid.element, legend), picked));
+      h("div", { class: "stage" }, failure.element, grid.element, legend, process.words), picked), strip.element);
   seed.id = "seed";
 
   function wish() {
@@ -60,8 +66,10 @@ export function build(panel, app) {
     const n = Number(count.value);
     const fields = {
       model: app.model.reference, seed: number, first_index: Math.max(0, Math.floor(Number(first.value)) || 0), num_samples: n,
-      output: output.value, ...app.model.label(label.value, n),
+      output: output.value, ...app.model.label(label.value, n), ...process.fields(),
     };
+    // The mean at the end of the way: elsewhere it is of a picture that is not decided yet.
+    if (chain) return output.value === "mean" ? { ...fields, level: 0 } : fields;
     return temperature.value === 1 ? fields : { ...fields, temperature: temperature.value };
   }
 
@@ -74,8 +82,12 @@ export function build(panel, app) {
     grid.show(model, shown.x, (i) => nameOf(i));
     legend.textContent = `${answer.model.name}@${answer.model.version}, seed ${answer.seed}, indices ${answer.first_index} to ${answer.first_index + shown.x.shape[0] - 1}${answer.reproducible ? "" : "; this model's bytes depend on what shares its batch"}`;
     const index = wantedPick === null ? -1 : wantedPick - answer.first_index;
+    process.say(answer.process);
     if (index >= 0 && index < shown.x.shape[0]) pick(index);
-    else picked.hidden = true;
+    else {
+      picked.hidden = true;
+      follow(0);
+    }
     remember();
     announce(`${shown.x.shape[0]} samples of ${answer.model.name} version ${answer.model.version}, seed ${answer.seed}`);
   }, (error) => failure.show(error));
@@ -92,31 +104,43 @@ export function build(panel, app) {
   }
 
   function nameOf(i) {
-    const given = shown.fields.label;
-    const which = given === undefined ? "" : `, ${app.model.labels[Array.isArray(given) ? given[i] : given]}`;
+    const which = labelOf(i) === null ? "" : `, ${app.model.labels[labelOf(i)]}`;
     return `Sample ${shown.fields.first_index + i}${which}`;
+  }
+
+  /** The class of sample i; null where none was named. */
+  function labelOf(i) {
+    const given = shown.fields.label;
+    return given === undefined ? null : Array.isArray(given) ? given[i] : given;
+  }
+
+  /** Show how sample i came about. */
+  function follow(i) {
+    const { model, fields } = shown;
+    const given = labelOf(i) === null ? {} : { label: labelOf(i) };
+    strip.show(model, chain, { ...fields, first_index: fields.first_index + i, num_samples: 1, output: "sample", ...given }, nameOf(i));
   }
 
   function pick(i) {
     const x = row(shown.x, i);
-    const given = shown.fields.label;
     wantedPick = shown.fields.first_index + i;
     app.taken = {
       reference: shown.model.reference, z: Float32Array.from(row(shown.z, i)), x: x.slice(), name: `${nameOf(i)} of seed ${shown.fields.seed}`,
-      label: given === undefined ? null : Array.isArray(given) ? given[i] : given,
+      label: labelOf(i),
     };
     grid.mark(i);
     paint(big, shown.model, x, extent(shown.model, shown.x.data));
     big.setAttribute("aria-label", described(shown.model, x));
     about.textContent = app.taken.name;
-    bars.replaceChildren(latentBars(app.taken.z));
+    bars.replaceChildren(...(chain ? [] : [latentBars(app.taken.z)]));
+    follow(i);
     picked.hidden = false;
     remember();
     announce(`${app.taken.name} is chosen`);
   }
 
-  function values({ seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null }) {
-    return { seed: number, n, first: index || null, t, output: kind === "mean" ? kind : null,
+  function values({ seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null, num_steps: steps = null, sampler = null }) {
+    return { seed: number, n, first: index || null, t, steps, sampler, output: kind === "mean" ? kind : null,
       label: app.model.labels ? label.value : null, pick: wantedPick };
   }
 
@@ -160,10 +184,27 @@ export function build(panel, app) {
     return new Promise((done) => { sheet.toBlob(done, "image/png"); });
   }
 
-  function show(params) {
+  async function show(params) {
+    const model = app.model;
+    try {
+      const levels = await model.chain();
+      // Another model was chosen, or another area, whose address this is now.
+      if (model !== app.model || panel.hidden) return;
+      chain = levels;
+      adapt(params);
+      ask();
+    } catch (error) {
+      failure.show(error);
+    }
+  }
+
+  /** To the model, and to what a link says. */
+  function adapt(params) {
     if (modelOf !== app.model) {
       if (modelOf?.name !== app.model.name) wantedPick = null;
       modelOf = app.model;
+      temperatureField.hidden = chain !== null;
+      process.fit(chain);
       labelField.hidden = !app.model.labels;
       fill(label, [["each", "each in turn"], ...(app.model.labels ?? []).map((name, i) => [i, name])], params.get("label") ?? label.value);
     }
@@ -172,12 +213,12 @@ export function build(panel, app) {
       seed.value = params.get("seed");
       first.value = params.get("first") ?? "0";
       temperature.value = params.get("t") ?? "1";
+      process.read(params);
       output.value = params.get("output") === "mean" ? "mean" : "sample";
       wantedPick = null;
     }
     if (params.has("pick")) wantedPick = Number(params.get("pick"));
     if (COUNTS.includes(Number(params.get("n")))) count.value = params.get("n");
-    ask();
   }
 
   return { show };

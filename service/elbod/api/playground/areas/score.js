@@ -11,10 +11,14 @@ import { latest } from "../parts/latest.js";
 import { plain } from "../parts/numbers.js";
 import { paint } from "../parts/picture.js";
 import * as route from "../parts/route.js";
+import { Steps } from "../parts/steps.js";
 import { numbersOf, verdict } from "./verdict.js";
 
 const SOURCES = [["draw", "Draw"], ["file", "A file"], ["held-out", "Held-out"], ["numbers", "Numbers"], ["sample", "Sampled"]];
 const ANY = "any";
+// Each draw takes an evaluation of the network, or one for every level.
+const OF_ONE = { samples: 64, importance: [0, 64, 256, 1024], chosen: 256 };
+const OF_PASSES = { samples: 16, importance: [0, 16, 64, 256], chosen: 16 };
 
 export function build(panel, app) {
   const failure = new Failure();
@@ -33,8 +37,10 @@ export function build(panel, app) {
   const entered = h("div", { class: "controls" }, h("label", { class: "field" }, h("span", {}, "Values"), typed, typedHelp));
   const preview = h("canvas", { role: "img", "aria-label": "The exact row that is scored" });
   const previewWords = h("p", { class: "caption" });
+  const vary = h("button", { type: "button", hidden: true, onclick: () => explore() }, "Vary it in Explore");
   const samples = select([[1, "1"], [4, "4"], [16, "16"], [64, "64"]], 64, () => again());
-  const importance = select([[0, "none"], [64, "64"], [256, "256"], [1024, "1,024"]], 256, () => again());
+  const importance = select([], 0, () => again());
+  const steps = new Steps(() => again());
   const seed = h("input", { type: "text", inputmode: "numeric", value: "0", onchange: () => again() });
   const label = select([], ANY, () => again());
   const labelField = field("Class", label, "bounds log p(x|class)");
@@ -44,38 +50,56 @@ export function build(panel, app) {
   let reference = null;
   let bitmap = null;
   let current = null;
+  let chain = null;
   let visible = false;
+  let drawsOf = null;
   const calibrations = new Map();
   const model = () => app.model;
 
   panel.append(heading("How well the model explains a row", "The evidence lower bound (ELBO) of one row, its parts, its error, and its place among rows that the model has never seen."),
     h("div", { class: "layout two" },
       h("div", { class: "controls first" }, source.element, Object.values(inputs),
-        h("div", { class: "previewed" }, h("div", { class: "figure" }, preview), previewWords),
+        h("div", { class: "previewed" }, h("div", { class: "figure" }, preview), previewWords), vary,
         h("details", {}, h("summary", {}, "Draws, seed and class"), h("div", { class: "controls" },
-          field("Draws of the ELBO", samples, "more draws, smaller error"), field("Draws of the IWAE", importance), field("Seed", seed), labelField))),
+          field("Draws of the ELBO", samples, "more draws, smaller error"), field("Draws of the IWAE", importance), steps.element, field("Seed", seed), labelField))),
       h("div", { class: "stage" }, failure.element, results)));
 
-  const ask = latest(async ({ x, shown, body, given }) => {
-    const about = { model: shown.reference, ...(given === null ? {} : { label: given }) };
+  const ask = latest(async ({ x, shown, levels, body, under }) => {
+    const about = { model: shown.reference, ...(under === null ? {} : { label: under }) };
     const answer = await post("elbo", { ...about, ...body });
-    const mean = shown.labels && given === null ? null : await post("sample", { ...about, x: body.x, seed: body.seed, temperature: 0, output: "mean" })
-      .then((found) => row(unpack(found.x), 0)).catch((error) => { if (error.status === 422) return null; throw error; });
+    const mean = shown.labels && under === null && !levels ? null : await reconstruction({ ...about, x: body.x, seed: body.seed }, levels);
     const calibration = await held(shown, answer);
+    const stops = levels && await levels.stops(body.num_steps ?? null);
     // Something else may have been put in meanwhile, also what cannot be scored.
     if (shown !== app.model || x !== current) return;
     failure.clear();
-    results.replaceChildren(...verdict(shown, x, answer, mean, calibration));
+    results.replaceChildren(...verdict(shown, x, answer, { mean, calibration, chain: levels, stops }));
     const { elbo } = numbersOf(answer);
     results.dataset.elbo = JSON.stringify(elbo);
     announce(`ELBO ${plain(elbo)} nats`);
   }, (error) => { results.replaceChildren(); failure.show(error); });
 
+  /** E[x|z] at the most likely z, or at that with the least noise; null for a posterior without a most likely one. */
+  async function reconstruction(asked, levels) {
+    try {
+      const found = await post("sample", { ...asked, ...(levels ? { level: 0 } : { temperature: 0 }), output: "mean" });
+      return row(unpack(found.x), 0);
+    } catch (error) {
+      if (error.status === 422) return null;
+      throw error;
+    }
+  }
+
+  function explore() {
+    app.taken = { reference: model().reference, x: current, name: "The scored row", label: given() };
+    app.open("explore");
+  }
+
   /** The scores of held-out rows that the answer was compared with; null if there are none. */
   function held(shown, answer) {
     if (answer.reference_num_samples === null) return null;
-    const given = answer.conditional_on ? "&conditional_on=label" : "";
-    const path = `models/${encodeURIComponent(shown.name)}/versions/${shown.version}/calibration?num_samples=${answer.reference_num_samples}${given}`;
+    const which = answer.conditional_on ? "&conditional_on=label" : "";
+    const path = `${shown.path}/calibration?num_samples=${answer.reference_num_samples}${which}`;
     if (!calibrations.has(path)) calibrations.set(path, get(path).then((found) => unpack(found.scores)));
     return calibrations.get(path).catch((error) => { calibrations.delete(path); throw error; });
   }
@@ -90,17 +114,22 @@ export function build(panel, app) {
       failure.show(new Error("A seed is a whole number of at most 15 digits."));
       return;
     }
-    const given = !shown.labels || label.value === ANY ? null : Number(label.value);
-    ask({ x, shown, given, body: {
+    vary.hidden = chain === null;
+    ask({ x, shown, levels: chain, under: given(), body: {
       x: pack(x, [1, ...shown.shape]), seed: Number(seed.value), num_samples: Number(samples.value),
-      num_importance_samples: Number(importance.value), include: ["reconstruction_map"],
+      num_importance_samples: Number(importance.value), ...(steps.value === null ? {} : { num_steps: steps.value }),
+      include: ["reconstruction_map", ...(chain ? ["bound_map", "kl_per_level"] : [])],
     } });
   }
+
+  /** The class that the row is scored under; null for all of them, or where there are none. */
+  const given = () => (!model().labels || label.value === ANY ? null : Number(label.value));
 
   const again = () => { if (current) score(current); };
 
   function nothing(words) {
     current = null;
+    vary.hidden = true;
     results.replaceChildren(h("p", { class: "caption" }, words));
     preview.width = preview.height = 1;
     previewWords.textContent = "";
@@ -123,18 +152,14 @@ export function build(panel, app) {
     examples.mark(i);
     route.note({ example: i });
     if (reference.label) label.value = String(reference.label.data[i]);
-    const x = model().rows(1);
-    x.set(x instanceof BigInt64Array ? Array.from(row(reference.x, i), BigInt) : row(reference.x, i));
-    score(x);
+    score(model().nearest(row(reference.x, i)));
   }
 
   function sampled() {
     if (app.taken?.reference !== model().reference) return nothing("Choose a picture in Sample first.");
     if (app.taken.label !== null) label.value = String(app.taken.label);
-    const x = model().rows(1);
     // A mean between two levels is no row of the data: the nearest level is.
-    x.set(Array.from(app.taken.x, (value) => (x instanceof BigInt64Array ? BigInt(Math.round(value)) : model().discrete ? Math.round(value) : value)));
-    return score(x);
+    return score(model().nearest(app.taken.x));
   }
 
   function numbers() {
@@ -193,17 +218,13 @@ export function build(panel, app) {
     if (visible && model()?.image && event.clipboardData.files.length) take(event.clipboardData.files[0]);
   });
 
-  async function heldOutRows() {
-    if (!model().manifest.reference) return null;
-    const found = await get(`models/${encodeURIComponent(model().name)}/versions/${model().version}/reference`);
-    return { x: unpack(found.x), label: found.label ? unpack(found.label) : null, elbo: unpack(found.elbo) };
-  }
-
   async function adapt() {
     const shown = model();
     delete panel.dataset.model;
-    reference = await heldOutRows();
+    [reference, chain] = await Promise.all([shown.heldOut(), shown.chain()]);
     if (shown !== model()) return;
+    fitDraws(chain ? OF_PASSES : OF_ONE);
+    steps.fit(chain);
     if (reference) examples.show(shown, reference.x, (i) => `Held-out example ${i}, ELBO ${plain(reference.elbo.data[i], 1)} nats`);
     source.offer([...(shown.image ? ["draw", "file"] : ["numbers"]), ...(reference ? ["held-out"] : []), "sample"]);
     labelField.hidden = !shown.labels;
@@ -214,6 +235,13 @@ export function build(panel, app) {
     if (shownFor && shown.size !== shownFor.size) bitmap = null;
     shownFor = shown;
     panel.dataset.model = shown.reference;
+  }
+
+  function fitDraws(kind) {
+    if (kind === drawsOf) return;
+    drawsOf = kind;
+    samples.value = kind.samples;
+    fill(importance, kind.importance.map((n) => [n, n ? n.toLocaleString("en") : "none"]), kind.chosen);
   }
 
   async function show(params) {

@@ -1,10 +1,11 @@
 // What a score says: pictures, parts, errors, bounds, and the place among held-out rows, each in words.
 
-import { row, unpack } from "../parts/arrays.js";
+import { unpack } from "../parts/arrays.js";
 import { h } from "../parts/dom.js";
 import { nats, plain, short } from "../parts/numbers.js";
-import { described, extent, paint, paintMap } from "../parts/picture.js";
-import { histogram, lines, waterfall } from "../parts/plots.js";
+import { histogram, waterfall } from "../parts/plots.js";
+import { maps } from "./maps.js";
+import { profile } from "./profile.js";
 
 /** The first row of an answer of /elbo as plain numbers; null for what is undefined. */
 export function numbersOf(answer) {
@@ -16,15 +17,19 @@ export function numbersOf(answer) {
   }));
 }
 
-/** All of the verdict on x. `mean` is its reconstruction or null, `calibration` the held-out scores or null. */
-export function verdict(model, x, answer, mean, calibration) {
+/**
+ * All of the verdict on x. `mean` is its reconstruction, `calibration` the held-out scores, `chain` the levels on the way
+ * of the model's draws and `stops` those where the scored ones stopped; each null where there is none.
+ */
+export function verdict(model, x, answer, { mean, calibration, chain, stops }) {
   const score = numbersOf(answer);
   return [
     h("p", { class: "lead" }, lead(score, answer)),
-    pictures(model, x, mean, row(unpack(answer.reconstruction_map), 0)),
+    maps(model, x, answer, mean, chain),
     h("div", { class: "columns" },
       h("section", { class: "card" }, h("h3", {}, "How the bound adds up"), parts(score, answer)),
       h("section", { class: "card" }, h("h3", {}, "Among held-out rows"), ...place(score, answer, calibration))),
+    ...(chain ? [profile(answer, chain, stops)] : []),
     h("section", { class: "card" }, h("h3", {}, "Every number"), table(score, answer)),
     h("p", { class: "notice" }, "A likelihood is not a probability of anomaly. Models can give rows from elsewhere a higher likelihood than the rows they were trained on: look at the parts and at the place among held-out rows, and compare with rows of your own."),
   ];
@@ -34,37 +39,6 @@ function lead(score, answer) {
   const which = answer.conditional_on ? "log p(x|y)" : "log p(x)";
   const bits = score.bits_per_dim === null ? "" : `, or ${plain(score.bits_per_dim, 3)} bits for each of its ${answer.event_dims} elements`;
   return [h("strong", {}, `ELBO ${nats(score.elbo, score.standard_error)}`), `${bits}. It is a lower bound on ${which}: higher means better explained.`];
-}
-
-function figure(canvas, title, words, label) {
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", label);
-  return h("figure", {}, h("div", { class: "figure" }, canvas), h("figcaption", {}, h("strong", {}, title), words));
-}
-
-function pictures(model, x, mean, map) {
-  const range = extent(model, mean ? [...x, ...mean].map(Number) : x);
-  const [scored, reconstructed] = [h("canvas"), h("canvas")];
-  paint(scored, model, x, range);
-  const low = map.reduce((a, b) => Math.min(a, b), 0);
-  const high = map.reduce((a, b) => Math.max(a, b), 0);
-  const found = [figure(scored, "Scored", model.image ? `exactly these ${model.width} × ${model.height} pixels` : `${model.size} numbers`, described(model, x))];
-  if (mean) {
-    paint(reconstructed, model, mean, range);
-    found.push(figure(reconstructed, "Reconstruction", "E[x|z] at the most likely z", `Reconstruction: ${described(model, mean)}`));
-  }
-  const words = `log p(x_i|z) of each element, ${plain(low, 1)} to ${plain(high, 1)} nats; the lowest cost most`;
-  const label = `Contribution of each element, from ${plain(low, 2)} to ${plain(high, 2)} nats`;
-  if (model.image) {
-    const canvas = h("canvas");
-    const summed = model.channels === 3 ? [low * 3, high * 3] : [low, high];
-    paintMap(canvas, model, map, ...summed);
-    found.push(figure(canvas, "Where the nats go", `${high > 0 ? "log p(x_i|z), " : "cost log p(x_i|z), "}${plain(low, 1)} to ${plain(high, 1)} nats an element; strong colour counts most`, label));
-  } else {
-    const plot = lines([{ points: Array.from(map, (value, i) => [i, value]) }], { label, width: 300, height: 206, xLabel: "element", unit: "nats" });
-    found.push(h("figure", {}, plot, h("figcaption", {}, h("strong", {}, "Where the nats go"), words)));
-  }
-  return h("div", { class: "triptych" }, found);
 }
 
 function parts(score, answer) {

@@ -45,3 +45,11 @@ export function stack(rows) {
   rows.forEach((values, i) => data.set(values, i * values.length));
   return pack(data, [rows.length, rows[0].length]);
 }
+
+/** Arrays of one shape, one after the other along the first axis. */
+export function join(arrays) {
+  const [{ shape, data }] = arrays;
+  const joined = new data.constructor(arrays.length * data.length);
+  arrays.forEach((array, i) => joined.set(array.data, i * data.length));
+  return { shape: [arrays.length * shape[0], ...shape.slice(1)], data: joined };
+}

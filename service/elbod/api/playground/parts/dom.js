@@ -48,7 +48,10 @@ export function slider(label, { min, max, step, value, text = String }, oninput)
   const shown = h("output", {}, text(value));
   const input = h("input", { type: "range", min, max, step, value, "aria-label": label });
   input.value = value;
-  const show = () => { shown.textContent = text(Number(input.value)); };
+  const show = () => {
+    shown.textContent = text(Number(input.value));
+    input.setAttribute("aria-valuetext", shown.textContent);
+  };
   input.addEventListener("input", () => { show(); oninput(Number(input.value)); });
   const element = h("div", { class: "field" }, h("span", { class: "split" }, h("span", {}, label), shown), input);
   return {

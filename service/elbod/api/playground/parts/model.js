@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import { row, unpack } from "./arrays.js";
+import { askChain } from "./chain.js";
 import { sum } from "./numbers.js";
 
 const PROBES = 256;
@@ -17,8 +18,10 @@ export function resolve(entry, reference) {
 
 /** One version, with its manifest. */
 export async function load(name, version) {
-  return new Model(await get(`models/${encodeURIComponent(name)}/versions/${version}`));
+  return new Model(await get(pathOf(name, version)));
 }
+
+const pathOf = (name, version) => `models/${encodeURIComponent(name)}/versions/${version}`;
 
 export class Model {
   constructor(manifest) {
@@ -31,6 +34,8 @@ export class Model {
     this.version = manifest.version;
     /** The reference that every request names, so that a promotion in between changes nothing. */
     this.reference = `${manifest.name}@${manifest.version}`;
+    /** The address of what the server knows of this version. */
+    this.path = pathOf(this.name, this.version);
     this.size = height * width * channels;
     this.labels = manifest.labels;
     /** The largest level; 1 where there are none. */
@@ -44,14 +49,19 @@ export class Model {
     return new Type(count * this.size);
   }
 
-  /** The levels or values nearest to intensities in 0 ... 1. */
-  quantize(intensities) {
+  /** One row of x, of the levels nearest to values in data units, or of the values. */
+  nearest(values) {
     const x = this.rows(1);
-    const level = (value) => Math.round(value * this.top);
-    for (let i = 0; i < x.length; i += 1) {
-      x[i] = !this.discrete ? intensities[i] : x instanceof BigInt64Array ? BigInt(level(intensities[i])) : level(intensities[i]);
-    }
+    x.set(Array.from(values, (value) => {
+      const level = this.discrete ? Math.round(Number(value)) : Number(value);
+      return x instanceof BigInt64Array ? BigInt(level) : level;
+    }));
     return x;
+  }
+
+  /** One row of x nearest to intensities in 0 ... 1. */
+  quantize(intensities) {
+    return this.nearest(this.discrete ? Array.from(intensities, (value) => value * this.top) : intensities);
   }
 
   /** What a request says about labels: one for all rows, none, or each class in turn for "each". */
@@ -59,6 +69,19 @@ export class Model {
     if (!this.labels) return {};
     if (choice !== "each") return { label: Number(choice) || 0 };
     return { label: Array.from({ length: rows }, (_, i) => i % this.labels.length) };
+  }
+
+  /** The levels on the way of its draws, asked once; null where draws take one pass. */
+  chain() {
+    this.askedChain ??= askChain(this.path).catch((error) => { this.askedChain = null; throw error; });
+    return this.askedChain;
+  }
+
+  /** The rows that were published with it, {x, label, elbo}, as `unpack` gives them; null if there are none. */
+  async heldOut() {
+    if (!this.manifest.reference) return null;
+    const found = await get(`${this.path}/reference`);
+    return { x: unpack(found.x), label: unpack(found.label), elbo: unpack(found.elbo) };
   }
 
   /** What is known of z, asked once: see `measure`. */

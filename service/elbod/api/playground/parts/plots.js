@@ -12,9 +12,9 @@ const text = (x, y, words, kind = "tick", anchor = "middle") =>
 
 /**
  * Lines over a common axis. `series` are {name, points: [[x, y], ...], band: [[x, low, high], ...]}; points that are
- * not finite are gaps. `since` is where the axis begins, `zero` whether it reaches down to 0.
+ * not finite are gaps. `since` is where the axis begins, `zero` whether it reaches down to 0, `dots` marks each point.
  */
-export function lines(series, { label, width = 560, height = 220, unit = "", xLabel = "", zero = false, since = null }) {
+export function lines(series, { label, width = 560, height = 220, unit = "", xLabel = "", zero = false, since = null, dots = false }) {
   const svg = frame(width, height, label);
   const finite = series.flatMap(({ points, band = [] }) => [
     ...points, ...band.flatMap(([x, low, high]) => [[x, low], [x, high]])]).filter(([, y]) => Number.isFinite(y));
@@ -52,6 +52,7 @@ export function lines(series, { label, width = 560, height = 220, unit = "", xLa
       open = Number.isFinite(y);
     }
     svg.append(s("path", { d: path, class: `line ${colour}` }));
+    if (dots) svg.append(...points.map(([x, y]) => s("circle", { cx: px(x), cy: py(y), r: 3, class: `dot ${colour}` })));
   });
   return svg;
 }
