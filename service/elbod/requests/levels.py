@@ -52,7 +52,8 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
     return replace(
         job,
-        num_steps=steps,
+        # All steps are those of a request that does not say how many: one job, one ETag.
+        num_steps=None if steps == levels else steps,
         num_levels=asked.num_levels,
         level=_level(asked, model.levels.default, downward),
         trajectory=_shown(asked, downward),
