@@ -218,6 +218,11 @@ def test_the_command_line_has_the_fields(shell: Shell, client: Client, levels_ro
     with np.load(shell.folder / "a.npz") as found:
         assert found["x"].tobytes() == expected.x.tobytes()
         assert found["z"].tobytes() == expected.z.tobytes()
+    shell.run("sample", "3", "--seed", "7", "--output", "t.npz", "--trajectory", "3")
+    shown = client.sample(3, seed=7, include=["trajectory"], trajectory_steps=3).trajectory
+    assert shown is not None
+    with np.load(shell.folder / "t.npz") as found:
+        assert found["trajectory"].tobytes() == shown.tobytes()
     shell.run("encode", "--data", "x.npy", "--output", "q.npz", "--level", "3")
     with np.load(shell.folder / "q.npz") as found:
         assert found["mean"].tobytes() == client.encode(levels_rows, level=3).mean.tobytes()

@@ -65,10 +65,10 @@ def test_the_files_of_ray_are_those_of_one_machine(
 @pytest.mark.parametrize(
     "command",
     [
-        ("score", "--data", "x.npy", "--num-steps", "2", "--importance-samples", "3"),
+        ("score", "--data", "x.npy", "--num-steps", "2", "--importance-samples", "3", "--include", "bound_map"),
         ("score", "--data", "x.npy", "--num-samples", "3", "--num-levels", "2"),
         ("encode", "--data", "x.npy", "--num-samples", "2", "--num-steps", "2", "--level", "4"),
-        ("sample", "40", "--num-steps", "2", "--level", "0", "--sampler", "ddim"),
+        ("sample", "40", "--num-steps", "2", "--level", "0", "--sampler", "ddim", "--trajectory", "2"),
     ],
     ids=["paths", "levels", "encode", "sample"],
 )

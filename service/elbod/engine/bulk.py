@@ -86,9 +86,9 @@ def numbered(message: str, start: int) -> str:
 
 def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
     if isinstance(value, Scores):
-        return dict(value.columns)
+        return dict(value.columns) | dict(value.maps)
     if isinstance(value, Samples):
-        return {"x": value.x, "z": value.z}
+        return {"x": value.x, "z": value.z} | ({} if value.trajectory is None else {"trajectory": value.trajectory})
     optional = {name: getattr(value, name) for name in ("z", "kl", "kl_per_dimension", "log_q")}
     return dict(value.parameters) | {name: array for name, array in optional.items() if array is not None}
 

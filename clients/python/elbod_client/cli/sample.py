@@ -21,6 +21,9 @@ def sample(
     num_steps: options.NumSteps = None,
     level: options.Level = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
+    trajectory: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Levels at which E[x|z] is kept as well, of a model with levels.")
+    ] = None,
     receipt: options.ReceiptPath = None,
     model: options.Model = None,
     url: options.Url = None,
@@ -33,6 +36,8 @@ def sample(
     """
     if output.suffix not in {".png", ".npy", ".npz", ".safetensors"}:
         raise typer.BadParameter(f"--output {output}: the ending must be .png, .npy, .npz or .safetensors")
+    if trajectory is not None and output.suffix not in {".npz", ".safetensors"}:
+        raise typer.BadParameter("--trajectory gives an array: give --output FILE.npz or FILE.safetensors")
     options.check_sampler(sampler)
     with options.connect(url, model, timeout) as client:
         samples = client.sample(
@@ -45,6 +50,8 @@ def sample(
             num_steps=num_steps,
             level=level,
             sampler=sampler,  # type: ignore[arg-type]
+            include=[] if trajectory is None else ["trajectory"],
+            trajectory_steps=trajectory,
         )
     samples.save(output)
     if receipt is not None:
