@@ -144,6 +144,19 @@ def test_more_passes_than_the_queue_holds_are_refused_with_a_way_out(
     assert chain_http.post(path, json=fields | {"num_steps": 1}).status_code == 200
 
 
+def test_a_target_is_admitted_at_its_most_draws_and_refused_with_a_way_out(chain_http: httpx.Client) -> None:
+    """A row may take the 64 draws of its pilot and as many as the server allows, 5,000 here."""
+    target = "give num_samples in place of target_standard_error, which may take 5064 draws a row"
+    smaller = "give a smaller num_steps or num_levels: a draw takes 5 passes"
+    for rows, way_out in ((1, f"{target}, or {smaller}"), (2, f"split its rows, or {target}, or {smaller}")):
+        pointer, sentence = refused(chain_http, "/elbo", {"x": ROW * rows, "target_standard_error": 2.0})
+        assert pointer == ""
+        passes = 5 * 5064 * rows
+        assert sentence == f"the request takes {passes} network passes, the limit is 20000: {way_out}"
+    for fields in ({"target_standard_error": 2.0, "num_levels": 2}, {"num_samples": 64}):
+        assert chain_http.post("/elbo", json={"x": ROW, **fields}).status_code == 200
+
+
 def test_an_encoding_is_sampled_from_at_the_level_where_it_stands(chain_http: httpx.Client) -> None:
     """Without a level both verbs mean the same one, also where the draws take fewer steps."""
     for asked in ({}, {"num_steps": 2}, {"num_steps": 1}):

@@ -66,6 +66,24 @@ def test_whatever_changes_the_passes_changes_the_tag(chain_http: httpx.Client, c
     assert again.status_code == 304
 
 
+@pytest.mark.parametrize(
+    ("plain", "written"),
+    [
+        ({}, {"num_steps": 4}),
+        ({}, {"level": 2}),
+        ({}, {"sampler": "ancestral", "temperature": 1, "output": "sample"}),
+        ({"num_steps": 2}, {"num_steps": 2, "level": 2}),
+        ({"include": "trajectory"}, {"include": "trajectory", "trajectory_steps": 8}),
+    ],
+)
+def test_defaults_that_are_written_out_change_neither_bytes_nor_tag(
+    chain_http: httpx.Client, plain: dict[str, Any], written: dict[str, Any]
+) -> None:
+    one, other = (get(chain_http, seed=7, num_samples=4, **fields).raise_for_status() for fields in (plain, written))
+    assert other.content == one.content
+    assert other.headers["etag"] == one.headers["etag"]
+
+
 def test_a_link_of_passes_gives_what_the_same_post_gives(chain_http: httpx.Client) -> None:
     fields: dict[str, Any] = {"seed": 7, "num_samples": 3, "num_steps": 2, "level": 2, "trajectory_steps": 2}
     posted = chain_http.post("/sample", json=fields | {"include": ["trajectory"]})

@@ -75,6 +75,31 @@ def test_a_whole_and_its_parts_are_those_of_the_service(
             assert read.tobytes() == expected[name].tobytes(), name
 
 
+@pytest.mark.parametrize("output", ["out.npz", "out"])
+def test_maps_profiles_and_trajectories_are_those_of_the_service(
+    elbod: Any, client: Client, levels_rows: Any, tmp_path: Path, output: str
+) -> None:
+    names = ("reconstruction_map", "bound_map", "kl_per_level")
+    included = [part for name in names for part in ("--include", name)]
+    scores = client.elbo(levels_rows, seed=8, num_samples=2, num_steps=2, include=names)
+    samples = client.sample(40, seed=8, include=["trajectory"], trajectory_steps=3)
+    flags = ("--model", "diffusion", "--seed", "8", "--output")
+    for command, expected in (
+        (("score", "--data", "x.npy", "--num-samples", "2", "--num-steps", "2", *included), scores._arrays()),
+        (("sample", "40", "--trajectory", "3"), samples._arrays()),
+    ):
+        place = f"{command[0]}-{output}"
+        assert (done := elbod(*command, *flags, place)).returncode == 0, done.stderr
+        if output == "out":
+            table = pyarrow.dataset.dataset(tmp_path / place).to_table()
+            for name in {*names, "trajectory"} & expected.keys():
+                assert table[name].combine_chunks().to_numpy_ndarray().tobytes() == expected[name].tobytes(), name
+        else:
+            with np.load(tmp_path / place) as found:
+                for name in {*names, "trajectory"} & expected.keys():
+                    assert found[name].tobytes() == expected[name].tobytes(), name
+
+
 def test_a_report_says_which_model_of_the_levels_was_scored(elbod: Any) -> None:
     score = ("score", "--model", "diffusion", "--data", "x.npy")
     assert elbod(*score, "--num-steps", "2").stdout.splitlines()[0].endswith("rows of x, in 2 steps")
@@ -100,6 +125,7 @@ def test_parts_are_sized_by_network_passes(chain_store: ModelStore) -> None:
     assert rows_of_a_part(diffusion, Verb.ELBO, draws | {"num_steps": 2}) == 4096 // 3
     assert rows_of_a_part(diffusion, Verb.ELBO, draws | {"num_levels": 1}) == 4096 // 2
     assert rows_of_a_part(diffusion, Verb.SAMPLE, {"num_steps": 2}) == 16_384
+    assert rows_of_a_part(diffusion, Verb.SAMPLE, {"include": ("trajectory",), "trajectory_steps": 16}) == 8192
 
 
 @pytest.mark.parametrize(
@@ -114,9 +140,30 @@ def test_parts_are_sized_by_network_passes(chain_store: ModelStore) -> None:
             ("score", "--model", "diffusion", "--data", "x.npy", "--num-levels", "2", "--importance-samples", "3"),
             "importance weights need whole paths",
         ),
+        (
+            ("score", "--model", "levels", "--data", "x.npy", "--output", "s.npz", "--include", "bound_map"),
+            "has one level of latents: it has no bound_map",
+        ),
     ],
 )
 def test_what_levels_cannot_do_is_one_line(elbod: Any, arguments: tuple[str, ...], message: str) -> None:
     done = elbod(*arguments)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("score", "--output", "s.csv", "--include", "bound_map"), "give --output FILE.npz, or a folder"),
+        (("score", "--output", "s", "--include", "bound_maps"), "reconstruction_map, bound_map or kl_per_level"),
+        (("sample", "--output", "s.png", "--trajectory", "2"), "give --output FILE.npz, or a folder"),
+    ],
+)
+def test_arrays_that_cannot_be_written_are_refused_before_work(
+    elbod: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = elbod(*arguments, "--model", "diffusion")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from elbod_client import AsyncClient, Client, Estimator, InvalidInput, Posterior, Process, Samples, Scores
+from elbod_client import AsyncClient, Client, Estimator, InvalidInput, Posterior, Process, Receipt, Samples, Scores
 from elbod_client._verbs import elbo, sample
 from tests.elbod_client.test_chunks import assert_same
 from tests.elbod_client.test_elboctl import Shell
@@ -21,10 +22,12 @@ LEVELS, MIDDLE = 4, 2
 CALLS: dict[str, Callable[[Client, Any], Any]] = {
     "sample": lambda client, x: client.sample(40, seed=3, num_steps=2, level=2, sampler="ddim", include=["trajectory"]),
     "sample of rows": lambda client, x: client.sample(x=x, seed=3, include=["trajectory"], trajectory_steps=2),
+    "sample of latents": lambda client, x: client.sample(z=np.zeros((40, 64), np.float32), seed=3, level=4),
     "encode": lambda client, x: client.encode(x, seed=3, num_samples=2, level=LEVELS),
     "elbo": lambda client, x: client.elbo(x, seed=3, num_samples=3, include=["bound_map", "kl_per_level"]),
     "elbo in two steps": lambda client, x: client.elbo(x, seed=3, num_steps=2),
     "elbo of sampled levels": lambda client, x: client.elbo(x, seed=3, num_samples=3, num_levels=2),
+    "elbo to a target": lambda client, x: client.elbo(x[:3], seed=3, target_standard_error=9, num_levels=2),
 }  # fmt: skip
 
 
@@ -167,9 +170,44 @@ def test_a_trajectory_is_saved_with_its_samples(client: Client, tmp_path: Path, 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_receipt_replays_to_the_same_bytes(client: Client, shell: Shell, levels_rows: Any, name: str) -> None:
+    """Asked again by the fields and arrays of its file, and by the command."""
     receipt = CALLS[name](client, levels_rows).receipt()
     receipt.save(shell.folder / "receipt.json")
-    assert shell.json("replay", "receipt.json")["same"]
+    kept = Receipt.load(shell.folder / "receipt.json")
+    again = getattr(client, kept.verb)(**kept.fields, **kept.arrays).receipt()
+    assert again == kept == receipt
+    replayed = shell.json("replay", "receipt.json")
+    assert (replayed["same"], replayed["same_digest"], replayed["same_fingerprint"]) == (True, True, True)
+
+
+def test_a_replay_of_other_passes_differs(client: Client, shell: Shell, levels_rows: Any) -> None:
+    """Each of the fields decides bytes, so none may be lost between a receipt and its replay."""
+    for verb, fields, other in (
+        ("sample", {"num_steps": 2, "sampler": "ddim", "level": 2}, {"level": 4}),
+        ("sample", {"num_steps": 2, "sampler": "ddim", "level": 2}, {"sampler": "ancestral"}),
+        ("sample", {"include": ["trajectory"], "trajectory_steps": 2}, {"trajectory_steps": 3}),
+        ("encode", {"level": 3}, {"level": 1}),
+        ("elbo", {"num_levels": 2}, {"num_levels": 3}),
+        ("elbo", {"num_steps": 2}, {"num_steps": 3}),
+        ("elbo", {"include": ["kl_per_level", "bound_map"]}, {"include": ["bound_map"]}),
+    ):
+        given = {} if verb == "sample" else {"x": levels_rows}
+        receipt = getattr(client, verb)(seed=3, **given, **fields).receipt()
+        changed = replace(receipt, fields=dict(receipt.fields) | other)
+        changed.save(shell.folder / "other.json")
+        assert not shell.json("replay", "other.json", code=3)["same"], (verb, other)
+
+
+def test_a_receipt_of_the_command_line_has_the_fields(shell: Shell) -> None:
+    drawing = ("--num-steps", "2", "--level", "0", "--sampler", "ddim")
+    shell.run("sample", "3", "--output", "a.npz", "--receipt", "r.json", *drawing)
+    assert shell.json("replay", "r.json")["same"]
+    fields = Receipt.load(shell.folder / "r.json").fields
+    assert {name: fields[name] for name in ("num_steps", "level", "sampler")} == {
+        "num_steps": 2,
+        "level": 0,
+        "sampler": "ddim",
+    }
 
 
 def test_the_command_line_has_the_fields(shell: Shell, client: Client, levels_rows: Any) -> None:
@@ -180,6 +218,11 @@ def test_the_command_line_has_the_fields(shell: Shell, client: Client, levels_ro
     with np.load(shell.folder / "a.npz") as found:
         assert found["x"].tobytes() == expected.x.tobytes()
         assert found["z"].tobytes() == expected.z.tobytes()
+    shell.run("sample", "3", "--seed", "7", "--output", "t.npz", "--trajectory", "3")
+    shown = client.sample(3, seed=7, include=["trajectory"], trajectory_steps=3).trajectory
+    assert shown is not None
+    with np.load(shell.folder / "t.npz") as found:
+        assert found["trajectory"].tobytes() == shown.tobytes()
     shell.run("encode", "--data", "x.npy", "--output", "q.npz", "--level", "3")
     with np.load(shell.folder / "q.npz") as found:
         assert found["mean"].tobytes() == client.encode(levels_rows, level=3).mean.tobytes()

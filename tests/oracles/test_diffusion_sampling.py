@@ -130,11 +130,24 @@ def test_intervals_of_sampled_levels_cover(count: int, draws: int) -> None:
     assert 0.93 < inside.mean() < 0.97
 
 
+def _noises(model: Diffusion, batch: int, batches: int) -> Tensor:
+    """Noise (batch, dimensions) of each of many batches."""
+    keys = Keys.of(1, np.arange(batch * batches))
+    noise = torch.from_numpy(normals(keys, Stream.PRIOR, model.objective_noise_dimensions))
+    return noise.unflatten(0, (batches, batch))
+
+
 def _objective(model: Diffusion, x: Tensor, batch: int, batches: int, beta: float = 1.0) -> Tensor:
     """Objectives (batches, batch) of one row x, with noise of their own."""
-    rows, dims = x.expand(batch, -1), model.objective_noise_dimensions
-    noise = torch.from_numpy(normals(Keys.of(1, np.arange(batch * batches)), Stream.PRIOR, dims))
-    return torch.stack([model.objective(rows, part, beta) for part in noise.unflatten(0, (batches, batch))])
+    rows = x.expand(batch, -1)
+    return torch.stack([model.objective(rows, noise, beta) for noise in _noises(model, batch, batches)])
+
+
+def _follow(model: Diffusion, x: Tensor, batch: int, batches: int) -> None:
+    """What training steps do to the profile."""
+    for noise in _noises(model, batch, batches):
+        _, statistics = model.objective_of_part(x.expand(batch, -1), model.stratified(noise), 1.0)
+        model.follow_statistics(statistics)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, -0.5])
@@ -156,20 +169,32 @@ def test_the_objective_is_the_bound(power: float) -> None:
 
 
 def test_the_profile_of_training_follows_the_terms() -> None:
-    """Root mean squares of r and of KL_i while training; nothing moves in evaluation, nor at a step without numbers."""
+    """Root mean squares of r and of KL_i; nothing moves by the objective alone, nor by statistics of zeros."""
     model, x = _bits(4, 6, (-1.0, 4.0)), torch.tensor([[0.0, 1, 0, 1]]).double()
+    _follow(model, x, 14, 3)
     before = model.profile.clone()
-    _objective(model, x, 14, 3)
+    _objective(model.train(), x, 14, 3)
     assert torch.equal(model.profile, before)
-    model.train()
-    _objective(model, torch.full_like(x, math.nan), 14, 3)
+    model.follow_statistics([torch.zeros_like(before), torch.zeros_like(before)])
     assert torch.equal(model.profile, before)
-    _objective(model, x, 350, 150)
+    _follow(model, x, 350, 150)
     q = model.encode(x.expand(20_000, -1))
     noise = level_noise(2, 20_000, 4)
     for level in range(1, 7):
         kl = model.level_terms(model.visit(q, torch.full((20_000,), level), noise(level)), q).kl
         assert float(model.profile[level]) == pytest.approx(float((kl**2).mean().sqrt()), rel=0.3)
+
+
+def test_parts_of_a_batch_have_the_levels_and_add_up_to_the_statistics_of_the_whole() -> None:
+    """Whoever works the rows of a batch: its levels are placed over the batch, and the profile follows all of them."""
+    model, x = _bits(4, 6, (-1.0, 4.0)), (torch.arange(52).reshape(13, 4) % 3 == 0).double()
+    noise = model.stratified(_noises(model, 13, 1)[0])
+    whole, expected = model.objective_of_part(x, noise, 0.7)
+    parts = [model.objective_of_part(x[part], noise[part], 0.7) for part in (slice(0, 5), slice(5, 13))]
+    assert torch.equal(torch.cat([values for values, _ in parts]), whole)
+    assert float(expected[0].max() - expected[0].min()) <= 1
+    for one, other, both in zip(parts[0][1], parts[1][1], expected, strict=True):
+        torch.testing.assert_close(one + other, both, rtol=1e-12, atol=0)
 
 
 def _says(z: Tensor, gamma: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from elbod.errors import StartupError
 from elbod.scale.output import PLAN, Output
 from elbod.scale.plan import Plan
 from elbod.scale.work import patiently
-from elbod_store import Unavailable
+from elbod_store import ModelStore, Unavailable
 from elbod_store.objects import Objects
 from tests.scale.conftest import Elbod
-from tests.support import disk_of, wait_for
+from tests.support import HANG, disk_of, wait_for
 
 SCORE = ("score", "--model", "levels", "--importance-samples", "32", "--seed", "4", "--first-index", "1000")
 
@@ -155,11 +155,22 @@ def test_rows_and_parts_may_lie_in_s3(elbod_here: Elbod, tmp_path: Path, rows: A
         assert column.tobytes() == read(tmp_path / "here")[name].to_numpy().tobytes()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [("levels", "--importance-samples", "512"), ("diffusion", "--num-steps", "2", "--importance-samples", "64")],
+)
 def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
-    elbod_here: Elbod, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, rows: Any
+    elbod_here: Elbod,
+    start: Callable[..., "subprocess.Popen[str]"],
+    chain_store: ModelStore,
+    tmp_path: Path,
+    rows: Any,
+    asked: tuple[str, ...],
 ) -> None:
     np.save(tmp_path / "x.npy", rows)
-    command = (*SCORE, "--importance-samples", "512", "--data", "x.npy", "--part-rows", "20", "--json")
+    whole = ("score", "--model", *asked, "--data", "x.npy", "--seed", "4", "--json")
+    whole += ("--store", chain_store.objects.url)
+    command = (*whole, "--part-rows", "20")
     process = start(*command, "--output", "killed")
     parts = tmp_path / "killed"
     wait_for(lambda: parts.exists() and len(list(parts.glob("part-*.parquet"))) >= 3)
@@ -176,6 +187,9 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_not_there(
     assert len(list((tmp_path / "alone").iterdir())) == 36
     for path in (tmp_path / "alone").iterdir():
         assert (parts / path.name).read_bytes() == path.read_bytes()
+    assert elbod_here(*whole, "--output", "whole.npz").returncode == 0
+    with np.load(tmp_path / "whole.npz") as arrays:
+        same(read(parts), {name: arrays[name] for name in arrays})
 
 
 def test_ctrl_c_says_how_far_it_came(start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, rows: Any) -> None:
@@ -183,7 +197,7 @@ def test_ctrl_c_says_how_far_it_came(start: Callable[..., "subprocess.Popen[str]
     process = start(*SCORE, "--importance-samples", "4096", "--data", "x.npy", "--part-rows", "20", "--output", "parts")
     wait_for(lambda: any((tmp_path / "parts").glob("part-*.parquet")))
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 130
     assert f"of 35 parts are in {tmp_path / 'parts'}; the same command goes on" in errors
 

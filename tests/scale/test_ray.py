@@ -62,6 +62,33 @@ def test_the_files_of_ray_are_those_of_one_machine(
     assert there.stdout.replace("/there", "/here") == here.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("score", "--data", "x.npy", "--num-steps", "2", "--importance-samples", "3", "--include", "bound_map"),
+        ("score", "--data", "x.npy", "--num-samples", "3", "--num-levels", "2"),
+        ("encode", "--data", "x.npy", "--num-samples", "2", "--num-steps", "2", "--level", "4"),
+        ("sample", "40", "--num-steps", "2", "--level", "0", "--sampler", "ddim", "--trajectory", "2"),
+    ],
+    ids=["paths", "levels", "encode", "sample"],
+)
+def test_the_files_of_a_model_with_levels_are_those_of_one_machine(
+    elbod: Elbod, chain_store: ModelStore, head: Node, tmp_path: Path, levels_rows: Any, command: tuple[str, ...]
+) -> None:
+    np.save(tmp_path / "x.npy", levels_rows)
+    flags = ("--model", "diffusion", "--seed", "9", "--first-index", "50", "--part-rows", "17")
+    variables = head.variables | {"ELBOD_STORE": chain_store.objects.url}
+
+    here = elbod(*command, *flags, "--output", "here", **variables)
+    there = elbod(*command, *flags, "--output", "there", "--engine", "ray", **variables)
+
+    assert here.returncode == 0, here.stderr
+    assert there.returncode == 0, there.stderr
+    assert len(files(tmp_path / "here")) == 4
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+    assert there.stdout.replace("/there", "/here") == here.stdout
+
+
 def test_every_row_is_there_once_though_a_worker_and_then_a_node_are_killed(
     elbod: Elbod,
     served_store: ModelStore,

@@ -29,6 +29,7 @@ SETTINGS = {
         *("importance_epochs=1.5", "importance_draws=3"),
     ),
     "digits-labels": ("hidden=32", "latent_dim=4", "dropout=0", "epochs=2", "batch_size=64", "evaluate_every=1"),
+    "digits-diffusion": ("channels=8", "blocks=1", "num_levels=8", *IMAGES),
     "fashion-mnist-binary-conv": ("channels=8,16", "latent_dim=4", *IMAGES),
     "fashion-mnist-binary-ladder": ("channels=8,16", "groups=1,2", "latent_channels=2,2", *IMAGES),
 }

@@ -1,17 +1,21 @@
 """The training loop with a family of levels: the bound itself as the objective, and the profile that levels follow."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from elbod.generators import checkpoint
+from elbod.generators.diffusion import Diffusion
 from elbod.training import datasets
 from elbod.training.errors import InvalidRecipe
 from elbod.training.loop import Loop
+from elbod.training.parallel import Group
 from elbod.training.pauses import Pause
 from elbod.training.recipes import Recipe
 from elbod.training.state import State
+from elbod.training.step import Batch, Step, Tally
 from elbod.training.worker import prepare
 
 RECIPE = Recipe(
@@ -65,6 +69,26 @@ def test_a_resumed_diffusion_has_the_weights_of_one_that_never_stopped() -> None
     list(resumed.points())
     assert checkpoint.save(resumed.best) == checkpoint.save(whole.best)
     assert resumed.curve == whole.curve
+
+
+def test_only_steps_that_count_move_the_profile() -> None:
+    generator, parts = prepare(RECIPE, datasets.load(RECIPE.data), 0)
+    assert isinstance(generator, Diffusion)
+    tally, device = Tally(5, 3, torch.device("cpu")), torch.device("cpu")
+    average = copy.deepcopy(generator).requires_grad_(False)
+    step = Step(generator.train(), average, RECIPE, Group(), tally, device)
+    step.schedule(1e-3, 1.0, 0.9)
+    noise = torch.randn(30, generator.objective_noise_dimensions, generator=torch.Generator().manual_seed(0))
+    batch, before = Batch(torch.from_numpy(parts.train[:30]), noise), generator.profile.clone()
+
+    with tally.idle():
+        step.take(batch)
+    step.take(replace(batch, noise=torch.full_like(noise, torch.nan)))
+    assert torch.equal(generator.profile, before)
+    assert tally.skipped == 1
+
+    step.take(batch)
+    assert (generator.profile != before).all()
 
 
 def test_importance_weighted_epochs_are_refused_before_the_first_step() -> None:

@@ -39,7 +39,7 @@ FORKS.set_forkserver_preload([trainer.__name__, "torch._dynamo"])
 
 
 def start(store: ModelStore, output: Path, *arguments: str) -> ForkServerProcess:
-    process = FORKS.Process(target=trainer.run, args=(str(output), store.objects.url, *arguments))
+    process = FORKS.Process(target=trainer.run, args=(str(output), "digits", store.objects.url, *arguments))
     process.start()
     return process
 

@@ -23,6 +23,9 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
     ] = None,
+    trajectory: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Levels at which E[x|z] is kept as well, of a model with levels.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     engine: Annotated[str, typer.Option(help="local, or ray: the parts of a folder on a Ray cluster.")] = "local",
@@ -44,6 +47,8 @@ def sample(
     if sampler not in (None, "ancestral", "ddim"):
         raise typer.BadParameter("--sampler is ancestral or ddim")
     in_parts = check_engine(engine, actors, part_rows, output)
+    if trajectory is not None and output.endswith(".png"):
+        raise typer.BadParameter("--trajectory gives an array: give --output FILE.npz, or a folder")
     from elbod.cli.tables import check_output, write_arrays, write_whole
     from elbod.settings import load_settings
 
@@ -66,6 +71,8 @@ def sample(
         "output": "mean" if mean else "sample",
         "num_steps": num_steps,
         "level": level,
+        "include": [] if trajectory is None else ["trajectory"],
+        "trajectory_steps": trajectory,
     } | {key: value for key, value in (("sampler", sampler), ("guidance", guidance)) if value is not None}
     if in_parts:
         from elbod.cli import parts
@@ -79,7 +86,7 @@ def sample(
             part_rows=part_rows,
             rows=num_samples,
             quiet=as_json,
-            fields=fields | {"label": label},
+            fields=fields | {"label": label, "include": () if trajectory is None else ("trajectory",)},
         )
         parts.run(request, settings).describe(as_json)
         return

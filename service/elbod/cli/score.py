@@ -38,6 +38,10 @@ def score(
     num_levels: Annotated[
         int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="reconstruction_map; of a model with levels bound_map and kl_per_level. May be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,
     output: Annotated[
@@ -63,7 +67,11 @@ def score(
         raise typer.BadParameter("--binarize is threshold or stochastic")
     if marginal not in (None, "labels", "null label"):
         raise typer.BadParameter("--marginal is labels, or 'null label'")
+    if not set(include or ()) <= {"reconstruction_map", "bound_map", "kl_per_level"}:
+        raise typer.BadParameter("--include is reconstruction_map, bound_map or kl_per_level")
     in_parts = check_engine(engine, actors, part_rows, output)
+    if include and not in_parts and not (output or "").endswith(".npz"):
+        raise typer.BadParameter("--include gives arrays: give --output FILE.npz, or a folder")
     if in_parts and (against is not None or against_flips):
         raise typer.BadParameter("--against and --against-flips need all rows at once: give --output FILE, or none")
     from elbod.cli.tables import check_output, write_table
@@ -95,6 +103,7 @@ def score(
         "num_steps": num_steps,
         "num_levels": num_levels,
         "marginal": marginal,
+        "include": include or [],
     }
     if in_parts:
         assert output is not None
@@ -110,7 +119,7 @@ def score(
             rows=rows,
             data=data,
             quiet=as_json,
-            fields=fields | {"given_labels": given_labels},
+            fields=fields | {"given_labels": given_labels, "include": tuple(include or ())},
         )
         done = parts.run(request, settings)
         manifest, plan = done.manifest, done.plan

@@ -1,6 +1,7 @@
 """What may enter: bounds of what is admitted and not yet answered, decided before any work."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elbod.engine.jobs import Verb
@@ -83,9 +84,21 @@ class Admission:
             ("bytes", progress.size, self.limits.max_queue_bytes),
         ):
             if amount > limit:
-                way_out = "split its rows" if job.rows > 1 else "ask for fewer draws"
-                if decides:
-                    way_out += f", or give a smaller {decides}: a draw takes {progress.passes // job.row_draws} passes"
-                if job.marginal_labels:
-                    way_out += f", or give labels: without them each row is scored under all {job.marginal_labels}"
+                way_out = ", or ".join(_ways_out(progress, decides))
                 raise InvalidInput.at("", f"the request takes {amount} {what}, the limit is {limit}: {way_out}")
+
+
+def _ways_out(progress: Progress, decides: str | None) -> Iterator[str]:
+    """What makes a job smaller; `decides` names the fields that decide its passes."""
+    job = progress.job
+    if job.rows > 1:
+        yield "split its rows"
+    elif job.target_standard_error is None:
+        yield "ask for fewer draws"
+    if job.target_standard_error is not None:
+        most = job.row_draws // (job.rows * job.copies)
+        yield f"give num_samples in place of target_standard_error, which may take {most} draws a row"
+    if decides:
+        yield f"give a smaller {decides}: a draw takes {progress.passes // job.row_draws} passes"
+    if job.marginal_labels:
+        yield f"give labels: without them each row is scored under all {job.marginal_labels}"

@@ -86,7 +86,7 @@ def numbered(message: str, start: int) -> str:
 
 def _columns(value: Samples | Encodings | Scores) -> dict[str, Array]:
     if isinstance(value, Scores):
-        return dict(value.columns)
+        return dict(value.columns) | dict(value.maps)
     if isinstance(value, Samples):
         shown = {} if value.trajectory is None else {"trajectory": value.trajectory}
         return {"x": value.x, "z": value.z} | shown

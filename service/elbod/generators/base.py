@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -192,6 +192,25 @@ class Generator(nn.Module, ABC):
         z = q.draw(noise)
         kl = q.log_prob(z) - prior.log_prob(z) if (exact := prior.closed_kl(q)) is None else exact
         return self.decode(z, label).log_prob(x).flatten(1).sum(-1) - beta * kl
+
+    def stratified(self, noise: Tensor) -> Tensor:
+        """The noise of `objective` for all rows of a batch, with what these share written into each row."""
+        return noise
+
+    def objective_of_part(
+        self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`objective` of some rows of a batch, (n,), and its statistics; `noise` are their rows of `stratified` noise.
+
+        Statistics are sums over rows: those of the parts add up to those of the batch.
+        """
+        return self.objective(x, noise, beta, label), ()
+
+    def follow_statistics(self, statistics: Sequence[Tensor]) -> None:
+        """Update the buffers that follow the training rows without a gradient, from the statistics of a whole batch.
+
+        Zeros change nothing: they stand for a step that does not count.
+        """
 
     def importance_objective(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """The importance-weighted bound as what training maximises, (n,): log 1/K sum over k of p(x, z_k)/q(z_k|x).

@@ -23,7 +23,7 @@ guidance", 2022).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, final
 
@@ -344,40 +344,50 @@ class Diffusion(Chained):
         """The bound at one level a row, (n,), in one pass; its mean over u is the bound of each row.
 
         Row b has the level i of F^-1((u + b/n) mod 1): together the rows cover the levels evenly. Its term, r at level
-        0 and -KL_i above, is divided by the weight w_i that it has in F. In training mode the weights follow a running
-        mean of the terms' squares.
+        0 and -KL_i above, is divided by the weight w_i that it has in F. `follow_statistics` lets the weights follow a
+        running mean of the terms' squares.
         """
-        n, q = len(x), self.encode(x)
+        values, _ = self.objective_of_part(x, self.stratified(noise), beta, label)
+        return values
+
+    def stratified(self, noise: Tensor) -> Tensor:
+        """Row b's first number is its place (u + b/n) mod 1 instead, with the u of row 0; float64."""
+        n = len(noise)
+        u = torch.special.ndtr(noise[0, 0].double())
+        places = (u + torch.arange(n, device=noise.device) / n) % 1
+        return torch.cat([places[:, None], noise[:, 1:].double()], 1)
+
+    def objective_of_part(
+        self, x: Tensor, noise: Tensor, beta: float | Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if label is not None and self.training:
             hidden = torch.special.ndtr(noise[:, -1]) < self._label_dropout
             label = label.masked_fill(hidden, len(self._labels))
-        weights = self._training_weights()
-        u = torch.special.ndtr(noise[0, 0].double())
-        places = (u + torch.arange(n, device=x.device) / n) % 1
-        level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), places, right=True)
+        q, weights = self.encode(x), self._training_weights()
+        level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), noise[:, 0].contiguous(), right=True)
         walk = self.visit(q, level, noise[:, 1 : 1 + self.latent_dim])
         m, v, log_prob = self._judged(walk.z, level, label, x)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
         kl = conditional_terms(q.chain.step(start, start - 1), q.f, m, v).kl.sum(-1)
         terms = torch.where(level == 0, log_prob.sum(-1), -beta * kl)
-        if self.training:
-            self._follow_profile(level, terms.detach())
-        return terms / weights[level] - beta * self.first_kl(q)
+        return terms / weights[level] - beta * self.first_kl(q), self._statistics(level, terms.detach())
 
     def _training_weights(self) -> Tensor:
         return (1 - _UNIFORM_SHARE) * self.profile / self.profile.sum() + _UNIFORM_SHARE / len(self.profile)
 
+    def _statistics(self, level: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each level, (T + 1,): how many rows have it, and the sum of their terms' squares."""
+        has = (level[:, None] == torch.arange(len(self.profile), device=level.device)).double()
+        # `cumsum` adds rows in their order, where `index_add` adds them in any order on a GPU. No rows add up to zero.
+        return has.sum(0), (has * terms[:, None] ** 2).cumsum(0)[-1:].sum(0)
+
     @torch.no_grad()
-    def _follow_profile(self, level: Tensor, terms: Tensor) -> None:
-        """An exponential mean of squares, that of a level forgetting with its own rows."""
-        zero = torch.zeros_like(self.profile)
-        rows = zero.index_add(0, level, torch.ones_like(terms))
-        mean = zero.index_add(0, level, terms**2) / rows.clamp(min=1)
+    def follow_statistics(self, statistics: Sequence[Tensor]) -> None:
+        """The profile is an exponential mean of squares, that of a level forgetting with its own rows."""
+        rows, squares = statistics
         weight = -torch.expm1(-rows / _PROFILE_ROWS)
-        squares = torch.lerp(self.profile**2, mean, weight)
-        # A step that is not finite changes nothing.
-        self.profile.copy_(torch.where(squares.isfinite(), squares, self.profile**2).sqrt())
+        self.profile.copy_(torch.lerp(self.profile**2, squares / rows.clamp(min=1), weight).sqrt())
 
     def _judged(self, z: Tensor, level: Tensor, label: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """m, v and log post_j(x_j) of every element, (n, D) float64 each, for the objective."""

@@ -53,7 +53,8 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
     return replace(
         job,
-        num_steps=asked.num_steps,
+        # All steps are those of a request that does not say how many: one job, one ETag.
+        num_steps=None if asked.num_steps == model.levels.count else asked.num_steps,
         num_levels=asked.num_levels,
         level=_level(asked, model.levels, downward),
         guidance=asked.guidance or 0.0,

@@ -61,6 +61,8 @@ class Plan:
     sampler: Literal["ancestral", "ddim"] | None = None
     guidance: float | None = None
     marginal: Literal["labels", "null label"] | None = None
+    include: tuple[str, ...] = ()
+    trajectory_steps: int | None = None
 
     @property
     def parts(self) -> int:
@@ -76,6 +78,8 @@ class Plan:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         asked = {name for name in fields.keys() & kind.model_fields.keys() if fields[name] is not None}
         fields = {name: fields[name] for name in asked} | {"first_index": index}
+        if "include" in asked:
+            fields["include"] = list(self.include)
         if self.verb is Verb.SAMPLE:
             fields["num_samples"] = rows
             label = None if self.label is None else np.asarray(self.label)
@@ -90,7 +94,7 @@ class Plan:
         fields = json.loads(raw)
         if fields.pop("schema") != _SCHEMA:
             raise ValueError("a plan of another elbod")
-        return cls(**fields | {"verb": Verb(fields["verb"])})
+        return cls(**fields | {"verb": Verb(fields["verb"]), "include": tuple(fields.get("include", ()))})
 
     def difference(self, other: "Plan") -> str:
         """In words, the first field in which they differ."""
@@ -114,7 +118,8 @@ def rows_of_a_part(manifest: Manifest, verb: Verb, fields: Mapping[str, Any]) ->
     copies = len(manifest.labels or ()) if marginal and generator.conditional else 2 if fields.get("guidance") else 1
     asked = (fields.get("num_steps"), fields.get("num_levels"))
     passes = max(1, draws) * copies * evaluations(generator.levels, *asked)
-    row_bytes = 8 * int(np.prod(manifest.event_shape))
+    shown = max(1, len(fields.get("include", ()))) * (fields.get("trajectory_steps") or 1)
+    row_bytes = 8 * int(np.prod(manifest.event_shape)) * shown
     return max(1, min(_ROWS, _PASSES // passes, _BYTES // row_bytes))
 
 

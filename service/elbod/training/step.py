@@ -132,13 +132,14 @@ class Step:
     def take(self, batch: Batch) -> None:
         """One gradient step, which changes nothing if the objective or its gradient is not finite."""
         self._optimizer.zero_grad()
-        objective = self._objective(batch)
+        objective, statistics = self._objective(batch)
         (-objective).backward()
         objective = objective.detach()
         gradients = [p.grad for p in self._trained if p.grad is not None]
-        self._group.add_up([*gradients, objective, *batch.shared])
+        self._group.add_up([*gradients, objective, *statistics, *batch.shared])
         norm = nn.utils.get_total_norm(gradients)
         counts = self.tally.note(objective, norm)
+        self._generator.follow_statistics([each.masked_fill(~counts, 0) for each in statistics])
         nn.utils.clip_grads_with_norm_(self._trained, self._recipe.clip_norm, norm)
         self._optimizer.found_inf = (~counts).float()
         self._optimizer.step()
@@ -146,21 +147,23 @@ class Step:
         blends: list[Tensor] = [blend[p.dtype] for p in self._averages]
         torch._foreach_lerp_(self._averages, self._weights, blends)
 
-    def _objective(self, batch: Batch) -> Tensor:
-        """This process's part of the mean over a batch's rows, nats a row: the parts of all add up to it.
+    def _objective(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """This process's part of the mean over a batch's rows, nats a row, and of its statistics: the parts add up.
 
         log p(x|z) - beta KL(q(z|x) || p(z)), z ~ q(z|x), or log 1/K sum over k of p(x, z_k)/q(z_k|x).
         """
         rows = len(batch.x)
         part = self._group.shard(rows)
-        x, noise, label = batch.x[part], batch.noise[part], None if batch.label is None else batch.label[part]
+        x, label = batch.x[part], None if batch.label is None else batch.label[part]
+        statistics: tuple[Tensor, ...] = ()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._recipe.autocast):
             if batch.is_importance_weighted:
-                values = self._generator.importance_objective(x, noise, label)
+                values = self._generator.importance_objective(x, batch.noise[part], label)
             else:
+                noise = self._generator.stratified(batch.noise)[part]
                 # Families multiply by it, whatever it is.
-                values = self._generator.objective(x, noise, self._beta, label)
-            return values.mean() if self._group.size == 1 else values.sum() / rows
+                values, statistics = self._generator.objective_of_part(x, noise, self._beta, label)
+            return values.mean() if self._group.size == 1 else values.sum() / rows, statistics
 
     def check(self, steps: int) -> None:
         """Wait for the device. Raises Diverged if the last of so many steps were never finite."""

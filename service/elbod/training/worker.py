@@ -92,9 +92,6 @@ def run_training(
         with _threads(recipe.threads):
             generator, parts = prepare(recipe, dataset, seed)
             _check_family(generator, parts)
-            if group.size > 1 and generator.levels:
-                # Each process would follow a profile of its own, and a resumed one would begin another.
-                raise InvalidRecipe(f"family {recipe.family!r} trains in one process, not in {group.size}")
             material = Material.of(name, recipe, dataset, parts, generator, seed, place)
             identity = Identity(name, recipe, seed, material.digest, place.type, group.size, publish_every)
             group.agree(canonical(identity.to_json()), "recipe, data, seed and machine")

@@ -24,6 +24,9 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
     ] = None,
+    trajectory: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Levels at which E[x|z] is kept as well, of a model with levels.")
+    ] = None,
     receipt: options.ReceiptPath = None,
     model: options.Model = None,
     url: options.Url = None,
@@ -36,6 +39,8 @@ def sample(
     """
     if output.suffix not in {".png", ".npy", ".npz", ".safetensors"}:
         raise typer.BadParameter(f"--output {output}: the ending must be .png, .npy, .npz or .safetensors")
+    if trajectory is not None and output.suffix not in {".npz", ".safetensors"}:
+        raise typer.BadParameter("--trajectory gives an array: give --output FILE.npz or FILE.safetensors")
     options.check_sampler(sampler)
     with options.connect(url, model, timeout) as client:
         samples = client.sample(
@@ -49,6 +54,8 @@ def sample(
             level=level,
             sampler=sampler,  # type: ignore[arg-type]
             guidance=guidance,
+            include=[] if trajectory is None else ["trajectory"],
+            trajectory_steps=trajectory,
         )
     samples.save(output)
     if receipt is not None:
