@@ -199,8 +199,8 @@ MUTANTS = (
     Mutant(
         "a path's entropy left out",
         f"{GENERATORS}/bounds.py",
-        "KnownEntropy(kl, -kl - entropy, entropy)",
-        "KnownEntropy(kl, -kl, 0 * entropy)",
+        "KnownEntropy(sampled.kl, -sampled.kl - entropy, entropy)",
+        "KnownEntropy(sampled.kl, -sampled.kl, 0 * entropy)",
         CHAINS,
     ),
     Mutant(
@@ -254,7 +254,7 @@ MUTANTS = (
     ),
     Mutant(
         "bytes that wrap around before they are cast",
-        f"{GENERATORS}/diffusion.py",
+        f"{GENERATORS}/denoiser.py",
         "(x.to(self.shift.dtype) - self.shift)",
         "(x - self.shift.to(x.dtype))",
         ("tests/generators/test_diffusion.py",),
@@ -275,7 +275,7 @@ MUTANTS = (
     ),
     Mutant(
         "guidance that begins at the label",
-        f"{GENERATORS}/diffusion.py",
+        f"{GENERATORS}/denoiser.py",
         "return without + (1 + guidance) * (m - without), v",
         "return without + guidance * (m - without), v",
         ("tests/generators/test_diffusion_labels.py",),

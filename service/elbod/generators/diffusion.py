@@ -30,18 +30,10 @@ from typing import Any, Literal, Self, final
 import torch
 from torch import Tensor, nn
 
-from elbod.generators import belief, chain, labels
+from elbod.generators import chain, labels, profile
 from elbod.generators.base import Blueprint, Walk
 from elbod.generators.chain import Chain, ChainPosterior, conditional_terms, step_terms
-from elbod.generators.chained import Chained
-from elbod.generators.likelihoods import (
-    BernoulliObservation,
-    CategoricalObservation,
-    DiscretizedLogisticObservation,
-    GaussianObservation,
-    Observation,
-)
-from elbod.generators.logistic_posterior import logistic_posterior
+from elbod.generators.denoiser import Denoiser
 from elbod.generators.noise import blocks_of
 from elbod.generators.posteriors import DiagonalNormal, Posterior
 from elbod.generators.priors import StandardNormal
@@ -52,9 +44,6 @@ from elbod.generators.terms import Conditional, PathTerms, summed
 # Beyond them float32 latents are all noise or have none.
 _GAMMA_LIMIT = 20.0
 _MAX_LEVELS = 4096
-_COUNTED_ROWS = 4096
-# The share of training rows whose level does not depend on the profile, and the profile's memory in rows.
-_UNIFORM_SHARE, _PROFILE_ROWS = 0.1, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,37 +93,27 @@ class DiffusionSpec:
 
 
 @final
-class Diffusion(Chained):
+class Diffusion(Denoiser):
     family = "diffusion"
     Spec = DiffusionSpec
 
-    shift: Tensor
-    scale: Tensor
     gamma: Tensor
-    correction: Tensor
     profile: Tensor
     label_log_probs: Tensor
 
     def __init__(self, blueprint: Blueprint, spec: DiffusionSpec) -> None:
-        super().__init__(blueprint, math.prod(blueprint.event_shape))
-        belief.check_closed(self.likelihood)
+        fixed_variance = spec.reverse_variance == "fixed"
+        super().__init__(blueprint, math.prod(blueprint.event_shape), fixed_variance=fixed_variance)
         self.kl_estimator = "monte_carlo"
         self.levels = spec.num_levels
         if (self.levels + 1) * blocks_of(self.latent_dim) > 2**32:
             raise ValueError(f"{self.latent_dim} elements at {self.levels} levels need more noise than a draw has")
         self._ends = spec.gamma_min, spec.gamma_max
-        self._fixed_variance = spec.reverse_variance == "fixed"
         self._labels, self._label_dropout = blueprint.labels or (), spec.label_dropout or 0.0
         self.network = self._network(spec)
         self.increments = nn.Parameter(torch.zeros(self.levels)) if spec.schedule == "learned" else None
         make = chain.cosine if spec.schedule == "cosine" else chain.linear
         self.register_buffer("gamma", make(*self._ends, self.levels))
-        zeros, ones = (make(self.event_shape, dtype=torch.float64) for make in (torch.zeros, torch.ones))
-        self.register_buffer("shift", zeros)
-        self.register_buffer("scale", ones)
-        if self.likelihood.levels is not None:
-            # Added to log pi: makes the training rows' frequencies the belief of the untrained network.
-            self.register_buffer("correction", torch.zeros(*self.event_shape, self.likelihood.levels))
         # Root mean squares of log p(x|z_0) and of the KL from each level 1 ... T: what levels are sampled by.
         self.register_buffer("profile", torch.ones(self.levels + 1, dtype=torch.float64))
         if self.conditional:
@@ -156,29 +135,14 @@ class Diffusion(Chained):
     def takes_labels(cls, spec: DiffusionSpec) -> bool:
         return spec.label_dropout is not None
 
-    @property
-    def null_label(self) -> int | None:
-        return len(self._labels) if self.conditional else None
-
     def label_log_prob(self) -> Tensor | None:
         return self.label_log_probs if self.conditional else None
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, label: Tensor | None = None) -> None:
-        """The untrained model is that of independent elements, with their frequencies in the training rows.
-
-        Raises ValueError for a class without a training row.
-        """
+        """Also p(y). Raises ValueError for a class without a training row."""
         if self.conditional:
             self.label_log_probs = labels.log_frequencies(label, self._labels)
-        shift, scale = self.likelihood.standardization(x)
-        self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
-        if self.likelihood.levels is None:
-            return
-        z = torch.zeros(1, self.latent_dim, device=self.shift.device)
-        said = self._observe(self._outputs(z, torch.zeros(1, dtype=torch.int64, device=z.device), None))
-        made = said.log_levels()[0].double()
-        self.correction = (_log_frequencies(x, self.likelihood.levels) - made).float()
+        super().initialize(x)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Raises ValueError unless gamma ascends within its limits, and the profile has no number below zero."""
@@ -225,8 +189,7 @@ class Diffusion(Chained):
         return Chain(self.gamma)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> ChainPosterior:
-        # Bytes are cast before they are subtracted from.
-        return ChainPosterior(self.chain, ((x.to(self.shift.dtype) - self.shift) / self.scale).flatten(1))
+        return ChainPosterior(self.chain, self.standardized(x))
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> ChainPosterior:
         return ChainPosterior(self.chain, parameters["f"])
@@ -234,10 +197,6 @@ class Diffusion(Chained):
     def prior(self) -> StandardNormal:
         """p(z_T)."""
         return StandardNormal(self.latent_dim)
-
-    def decode(self, z: Tensor, label: Tensor | None = None) -> Observation:
-        """p(x|z_0)."""
-        return self._believe(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), label)
 
     def begin(
         self, q: Posterior | None, noise: Tensor, temperature: Tensor | float = 1.0
@@ -265,7 +224,7 @@ class Diffusion(Chained):
             after, path = self.advance_by_element(walk, q, noise, label)
             return after, summed(path)
         level, below = _places(walk)
-        step, (m, v) = self.chain.step(level, below), self._guided(walk.z, level, label, guidance)
+        step, (m, v) = self.chain.step(level, below), self.guided(walk.z, level, label, guidance)
         width = step.variance + step.pull**2 * v
         z = step.mean(walk.z.double(), m) + width.sqrt() * noise
         return _arrived(z, below), None
@@ -303,37 +262,10 @@ class Diffusion(Chained):
         """z_below = a_below m + s_below eps with z = a m + s eps: one deterministic step (Song, Meng and Ermon, "DDIM",
         ICLR 2021). What it draws has no bound here."""
         level, below = _places(walk)
-        m, _ = self._guided(walk.z, level, label, guidance)
+        m, _ = self.guided(walk.z, level, label, guidance)
         steps = self.chain
         share = (steps.noise_variance(below) / steps.noise_variance(level)).sqrt()
         return _arrived(steps.signal(below) * m + share * (walk.z.double() - steps.signal(level) * m), below)
-
-    def observe(self, walk: Walk, label: Tensor | None = None) -> Observation:
-        """p(x|z_0) of draws at level 0; post(x_j|z_l) of each element elsewhere, whose mean is E_post[x]."""
-        return self.decode(walk.z, label) if walk.level is None else self._believe(walk.z, walk.level, label)
-
-    def denoise(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """m and v of p at z (n, D) on a level a row, (n, D) float64 each: one pass of the network."""
-        outputs = self._outputs(z, level, label)
-        blocks = belief.row_blocks(len(z), self.latent_dim * (self.likelihood.levels or 1), z.device)
-        found = [self._moments(self._posterior(self._observe(outputs[b]), z[b], level[b])) for b in blocks]
-        m, v = zip(*found, strict=True)
-        return torch.cat(m), torch.cat(v)
-
-    def _guided(self, z: Tensor, level: Tensor, label: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """m = m_null + (1 + w)(m_y - m_null) and v of label y, w = `guidance` (n, 1): two evaluations of the network.
-
-        The chain of these is no model that has been trained, and no bound is one of it.
-        """
-        m, v = self.denoise(z, level, label)
-        if guidance is None:
-            return m, v
-        without, _ = self.denoise(z, level)
-        return without + (1 + guidance) * (m - without), v
-
-    def _moments(self, post: Observation) -> tuple[Tensor, Tensor]:
-        m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
-        return m, torch.zeros_like(v) if self._fixed_variance else v
 
     @property
     def objective_noise_dimensions(self) -> int:
@@ -352,9 +284,7 @@ class Diffusion(Chained):
 
     def stratified(self, noise: Tensor) -> Tensor:
         """Row b's first number is its place (u + b/n) mod 1 instead, with the u of row 0; float64."""
-        n = len(noise)
-        u = torch.special.ndtr(noise[0, 0].double())
-        places = (u + torch.arange(n, device=noise.device) / n) % 1
+        places = profile.stratified(torch.special.ndtr(noise[0, 0].double()), len(noise))
         return torch.cat([places[:, None], noise[:, 1:].double()], 1)
 
     def objective_of_part(
@@ -363,91 +293,20 @@ class Diffusion(Chained):
         if label is not None and self.training:
             hidden = torch.special.ndtr(noise[:, -1]) < self._label_dropout
             label = label.masked_fill(hidden, len(self._labels))
-        q, weights = self.encode(x), self._training_weights()
-        level = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), noise[:, 0].contiguous(), right=True)
+        q, weights = self.encode(x), profile.weights_of(self.profile)
+        level = profile.levels_at(noise[:, 0], weights)
         walk = self.visit(q, level, noise[:, 1 : 1 + self.latent_dim])
-        m, v, log_prob = self._judged(walk.z, level, label, x)
+        m, v, log_prob = self.judged(walk.z, level, label, x)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
         kl = conditional_terms(q.chain.step(start, start - 1), q.f, m, v).kl.sum(-1)
         terms = torch.where(level == 0, log_prob.sum(-1), -beta * kl)
-        return terms / weights[level] - beta * self.first_kl(q), self._statistics(level, terms.detach())
-
-    def _training_weights(self) -> Tensor:
-        return (1 - _UNIFORM_SHARE) * self.profile / self.profile.sum() + _UNIFORM_SHARE / len(self.profile)
-
-    def _statistics(self, level: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each level, (T + 1,): how many rows have it, and the sum of their terms' squares."""
-        has = (level[:, None] == torch.arange(len(self.profile), device=level.device)).double()
-        # `cumsum` adds rows in their order, where `index_add` adds them in any order on a GPU. No rows add up to zero.
-        return has.sum(0), (has * terms[:, None] ** 2).cumsum(0)[-1:].sum(0)
+        return terms / weights[level] - beta * self.first_kl(q), profile.statistics(self.levels, level, terms.detach())
 
     @torch.no_grad()
     def follow_statistics(self, statistics: Sequence[Tensor]) -> None:
-        """The profile is an exponential mean of squares, that of a level forgetting with its own rows."""
         rows, squares = statistics
-        weight = -torch.expm1(-rows / _PROFILE_ROWS)
-        self.profile.copy_(torch.lerp(self.profile**2, squares / rows.clamp(min=1), weight).sqrt())
-
-    def _judged(self, z: Tensor, level: Tensor, label: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m, v and log post_j(x_j) of every element, (n, D) float64 each, for the objective."""
-        said = self._observe(self._outputs(z, level, label))
-        if not (self.training and isinstance(said, DiscretizedLogisticObservation)):
-            post = self._posterior(said, z, level)
-            return *self._moments(post), post.log_prob(x).flatten(1)
-        shift, scale, signal = self.shift.flatten(), self.scale.flatten(), self.chain.signal(level)
-        centre = z.double() / signal
-        offset, variance, log_prob = logistic_posterior(
-            said.location.flatten(1),
-            said.log_scale.flatten(1),
-            shift + scale * centre,
-            0.5 * signal**2 / (self.chain.noise_variance(level) * scale**2),
-            self.correction.flatten(0, -2),
-            x.flatten(1),
-        )
-        v = variance.double() / scale**2
-        return centre + offset / scale, torch.zeros_like(v) if self._fixed_variance else v, log_prob.double()
-
-    def _believe(self, z: Tensor, level: Tensor, label: Tensor | None) -> Observation:
-        """post_j(x_j|z_l) of every element, float64, (n, *event_shape)."""
-        return self._posterior(self._observe(self._outputs(z, level, label)), z, level)
-
-    def _posterior(self, said: Observation, z: Tensor, level: Tensor) -> Observation:
-        rows = (len(z), *[1] * len(self.event_shape))
-        steps = self.chain
-        signal, variance = steps.signal(level).reshape(rows), steps.noise_variance(level).reshape(rows)
-        noisy = z.double().reshape(len(z), *self.event_shape)
-        return belief.posterior(self._corrected(said), noisy, signal, variance, (self.shift, self.scale))
-
-    def belief(self, z: Tensor, level: Tensor, label: Tensor | None = None) -> Observation:
-        """pi_j(x_j|z_l) of every element, float64: what the network says before the element's own value is used.
-
-        Any function of z_l is a belief, so it is computed in the network's precision; post_j and what follows are not.
-        """
-        return self._corrected(self._observe(self._outputs(z, level, label)))
-
-    def _corrected(self, said: Observation) -> Observation:
-        if isinstance(said, GaussianObservation):
-            return said.double()
-        if isinstance(said, BernoulliObservation):
-            return BernoulliObservation(said.logits.double() + self.correction[..., 1] - self.correction[..., 0])
-        return CategoricalObservation(said.log_levels().double() + self.correction)
-
-    def _outputs(self, z: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
-        """What the network says, (n, *event_shape, parameters)."""
-        gamma = self.chain.gamma
-        dtype = next(self.network.parameters(), gamma).dtype
-        t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
-        told = [z.to(dtype), t.to(dtype)]
-        if self.conditional:
-            told.append(torch.full_like(level, len(self._labels)) if label is None else label)
-        outputs: Tensor = self.network(*told)
-        return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
-
-    def _observe(self, outputs: Tensor) -> Observation:
-        # Columns of a table may lie far from zero: float32 would round their spread away.
-        units = torch.float64 if self.likelihood.measure == "density" else outputs.dtype
-        return self.likelihood.observe(outputs, self.shift.to(units), self.scale.to(units))
+        self.profile.copy_(profile.followed(self.profile, rows, squares))
 
     def _at_top(self, z: Tensor) -> Walk:
         level = torch.full((len(z),), self.levels, device=z.device)
@@ -462,20 +321,6 @@ def _places(walk: Walk) -> tuple[Tensor, Tensor]:
 
 def _arrived(z: Tensor, level: Tensor) -> Walk:
     return Walk(z.float(), level, level - 1)
-
-
-def _log_frequencies(x: Tensor, levels: int) -> Tensor:
-    """log of each level's frequency in rows x (n, *event_shape), one count added to each; of bits, x may be P(1)."""
-    if levels == 2:
-        ones = x.double().sum(0)
-        counts = torch.stack([len(x) - ones, ones], -1)
-    else:
-        first = levels * torch.arange(x[0].numel(), device=x.device)
-        counts = torch.zeros(levels * len(first), dtype=torch.float64, device=x.device)
-        for rows in x.split(_COUNTED_ROWS):
-            counts += torch.bincount((rows.flatten(1).long() + first).flatten(), minlength=len(counts))
-        counts = counts.reshape(*x.shape[1:], levels)
-    return torch.log((counts + 1) / (len(x) + levels))
 
 
 def _check_gamma(gamma: Tensor) -> None:
