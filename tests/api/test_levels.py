@@ -13,6 +13,7 @@ from tests.api.test_verbs import SAFETENSORS, metadata, post
 # T of the served model, and its default level.
 LEVELS, MIDDLE = 4, 2
 ROW = [[[3] * 8] * 8]
+NAMES = ("levels", "diffusion", "labelled")
 
 
 def refused(http: httpx.Client, path: str, body: dict[str, Any]) -> tuple[str, str]:
@@ -235,6 +236,8 @@ def test_levels_are_null_for_a_model_of_one(chain_http: httpx.Client) -> None:
     path = "/models/levels/versions/1/levels"
     found = chain_http.get(path).raise_for_status().json()
     assert (found["levels"], found["log_snr"], found["default_level"]) == (None, None, None)
+    null_labels = [chain_http.get(f"/models/{name}/versions/1/levels").json()["null_label"] for name in NAMES]
+    assert null_labels == [False, False, True]
     answer = chain_http.get(path, params={"num_steps": 2})
     assert answer.status_code == 422
     assert answer.json()["detail"] == f"{NONE} takes no num_steps"

@@ -133,6 +133,23 @@ def test_a_link_draws_by_the_same_passes_and_sampler_again(visit: Callable[..., 
     expect(page.locator(TILES)).to_have_count(3)
 
 
+def test_a_model_with_a_null_label_draws_of_no_class_and_further_towards_one(
+    visit: Callable[..., Page], url: str
+) -> None:
+    page = visit(url, "sample?model=labelled&n=16&seed=7&label=none&guidance=2")
+    expect(page.locator(".process")).to_contain_text("bounds exactly this model")
+    drawn = shown(page, "#panel-sample .stage .tile canvas")
+    asked = {"model": "labelled", "seed": 7, "num_samples": 16}
+    assert alike(drawn, greys(httpx.post(f"{url}/sample", json=asked).json()["x"]))
+    page.locator("#panel-sample").get_by_label("Class").select_option("1")
+    expect(page.locator(".process")).to_contain_text("no ELBO of them exists")
+    guided = httpx.post(f"{url}/sample", json=asked | {"label": 1, "guidance": 2}).json()["x"]
+    assert alike(shown(page, "#panel-sample .stage .tile canvas"), greys(guided))
+    assert "guidance=2" in page.get_by_label("Link to these pictures").input_value()
+    page.get_by_role("combobox", name="Model").select_option("diffusion")
+    expect(page.get_by_role("slider", name="Guidance")).to_be_hidden()
+
+
 def test_a_mean_is_that_at_the_end_of_the_way(visit: Callable[..., Page], url: str) -> None:
     page = visit(url, "sample?model=diffusion&n=16&seed=7&output=mean")
     expect(page.locator(".process")).to_contain_text("no ELBO of them exists")

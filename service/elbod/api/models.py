@@ -134,12 +134,13 @@ async def levels(
     model = (await service_of(request).resident(request, f"{name}@{version}")).description
     stops, known = passed(model, num_steps), model.levels
     if known is None:
-        return {"model": model.identity, "levels": None, "log_snr": None, "default_level": None}
+        return {"model": model.identity, "levels": None, "log_snr": None, "default_level": None, "null_label": False}
     return {
         "model": model.identity,
         "levels": stops,
         "log_snr": known.log_snr[list(stops)].tolist(),
         "default_level": default_level(known, stops),
+        "null_label": model.has_null_label,
     }
 
 

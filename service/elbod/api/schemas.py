@@ -193,12 +193,13 @@ class ReferenceResponse(BaseModel):
 
 
 class LevelsResponse(BaseModel):
-    """Where the draws of a model with levels stop; all null for models without."""
+    """Where the draws of a model with levels stop; levels are null for models without."""
 
     model: ModelIdentity
     levels: list[int] | None = Field(description="0 (least noise) ... T (noise), those of num_steps passes")
     log_snr: list[float] | None = Field(description="log signal-to-noise ratio of each of them, descending")
     default_level: int | None = Field(description="the level of z unless a request names another")
+    null_label: bool = Field(description="a conditional model draws and scores rows without a label, and has guidance")
 
 
 class LoadedModel(BaseModel):

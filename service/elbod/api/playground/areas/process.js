@@ -1,6 +1,6 @@
 // How samples are drawn where draws take passes, and whether a bound of what was drawn exists.
 
-import { choice, h } from "../parts/dom.js";
+import { choice, h, slider } from "../parts/dom.js";
 import { Steps } from "../parts/steps.js";
 
 const SAMPLERS = [["ancestral", "ancestral: noise at each pass"], ["ddim", "ddim: no noise on the way"]];
@@ -9,7 +9,9 @@ export class Process {
   constructor(changed) {
     this.steps = new Steps(changed);
     this.sampler = choice("Sampler", SAMPLERS, "ancestral", changed);
-    this.element = h("div", { class: "controls", hidden: true }, this.steps.element, this.sampler.element);
+    this.guidance = slider("Guidance", { min: 0, max: 5, step: 0.5, value: 0, text: String }, changed);
+    this.guided = h("div", { class: "controls" }, this.guidance.element, h("small", { class: "under" }, "further towards the class than its model draws"));
+    this.element = h("div", { class: "controls", hidden: true }, this.steps.element, this.sampler.element, this.guided);
     this.words = h("p", { class: "process", hidden: true });
     this.chain = null;
   }
@@ -19,6 +21,7 @@ export class Process {
     this.chain = chain;
     this.element.hidden = chain === null;
     this.words.hidden = true;
+    this.guided.hidden = !chain?.nullLabel;
     this.steps.fit(chain);
   }
 
@@ -26,14 +29,16 @@ export class Process {
   read(params) {
     this.steps.value = params.get("steps");
     this.sampler.value = params.get("sampler") === "ddim" ? "ddim" : "ancestral";
+    this.guidance.value = params.get("guidance") ?? "0";
   }
 
-  /** What a request says of it: nothing that is usual. */
-  fields() {
+  /** What a request says of it, `labelled` if it names classes: nothing that is usual. */
+  fields(labelled) {
     if (this.chain === null) return {};
     return {
       ...(this.steps.value === null ? {} : { num_steps: this.steps.value }),
       ...(this.sampler.value === "ddim" ? { sampler: "ddim" } : {}),
+      ...(labelled && this.chain.nullLabel && this.guidance.value > 0 ? { guidance: this.guidance.value } : {}),
     };
   }
 

@@ -66,7 +66,7 @@ export function build(panel, app) {
     const n = Number(count.value);
     const fields = {
       model: app.model.reference, seed: number, first_index: Math.max(0, Math.floor(Number(first.value)) || 0), num_samples: n,
-      output: output.value, ...app.model.label(label.value, n), ...process.fields(),
+      output: output.value, ...app.model.label(label.value, n), ...process.fields(label.value !== "none"),
     };
     // The mean at the end of the way: elsewhere it is of a picture that is not decided yet.
     if (chain) return output.value === "mean" ? { ...fields, level: 0 } : fields;
@@ -139,8 +139,8 @@ export function build(panel, app) {
     announce(`${app.taken.name} is chosen`);
   }
 
-  function values({ seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null, num_steps: steps = null, sampler = null }) {
-    return { seed: number, n, first: index || null, t, steps, sampler, output: kind === "mean" ? kind : null,
+  function values({ seed: number, first_index: index, num_samples: n, output: kind, temperature: t = null, num_steps: steps = null, sampler = null, guidance = null }) {
+    return { seed: number, n, first: index || null, t, steps, sampler, guidance, output: kind === "mean" ? kind : null,
       label: app.model.labels ? label.value : null, pick: wantedPick };
   }
 
@@ -206,7 +206,8 @@ export function build(panel, app) {
       temperatureField.hidden = chain !== null;
       process.fit(chain);
       labelField.hidden = !app.model.labels;
-      fill(label, [["each", "each in turn"], ...(app.model.labels ?? []).map((name, i) => [i, name])], params.get("label") ?? label.value);
+      const none = chain?.nullLabel ? [["none", "none: the null label"]] : [];
+      fill(label, [["each", "each in turn"], ...none, ...(app.model.labels ?? []).map((name, i) => [i, name])], params.get("label") ?? label.value);
     }
     if (params.has("seed")) {
       // A whole link: what it leaves out has its usual value.

@@ -10,8 +10,8 @@ export async function askChain(path) {
 }
 
 class Chain {
-  constructor(path, { levels, log_snr: logSnr, default_level: middle }) {
-    Object.assign(this, { path, levels, logSnr, middle });
+  constructor(path, { levels, log_snr: logSnr, default_level: middle, null_label: nullLabel }) {
+    Object.assign(this, { path, levels, logSnr, middle, nullLabel });
     this.asked = new Map();
   }
 

@@ -64,9 +64,9 @@ export class Model {
     return this.nearest(this.discrete ? Array.from(intensities, (value) => value * this.top) : intensities);
   }
 
-  /** What a request says about labels: one for all rows, none, or each class in turn for "each". */
+  /** What a request says about labels: one for all rows, each class in turn for "each", or none for "none". */
   label(choice, rows) {
-    if (!this.labels) return {};
+    if (!this.labels || choice === "none") return {};
     if (choice !== "each") return { label: Number(choice) || 0 };
     return { label: Array.from({ length: rows }, (_, i) => i % this.labels.length) };
   }
