@@ -214,6 +214,8 @@ def _step(engine: LoadedEngine, model: str, way: str) -> Callable[[], int]:
         "alone": (engine.alone, 1),
         "together": (engine.together, TOGETHER),
         "bulk": (engine.elbo, BULK_ROWS if model == workload.NAME else FAMILY_ROWS),
+        # Rows of models with levels, whose draws take a pass each.
+        "paths": (engine.elbo, engine.tiles[-1]),
     }
     run, rows = jobs[name]
     x = engine.random_rows(rows)

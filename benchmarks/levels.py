@@ -1,22 +1,26 @@
 """Models whose draws take passes: scores next to bare passes of the network, small requests beside them, and loads."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 
+import servers
 import workload
 from bench import Bench
 from elbod_engine import LoadedEngine
 from elbod_store import ModelStore
-from in_process import CONNECTIONS, Processes
-from load import percentile
+from in_process import Processes
+from load import Request, ask, percentile
 from report import Section, interleave, number, ratios, shown
+from servers import Server
 from tail import CALLERS, alongside, one_after_the_other
 
 RECIPES = {"digits": "digits-diffusion", "Fashion-MNIST": "fashion-mnist-binary-diffusion"}
-SCORED_ROWS, LARGE_ROWS = 64, 1_000
+LARGE_ROWS = 1_000
 LOADS = 3
+_WARM_UPS = 20
 
 
 def measure(bench: Bench) -> Section:
@@ -34,16 +38,19 @@ def measure(bench: Bench) -> Section:
 
 def _paths(bench: Bench, section: Section, title: str, recipe: str) -> None:
     passes = 1 + workload.recipe_blueprint(recipe).spec.get("num_levels", 32)
-    request = workload.of_recipe(SCORED_ROWS, recipe)
     with Processes.start(bench.store, recipe) as processes, bench.serve() as server:
         tile = processes.tiles[-1]
+        request = workload.of_recipe(tile, recipe)
+        for _ in range(_WARM_UPS):
+            # Every worker loads the model when it is first asked for.
+            ask(server.port, workload.of_recipe(1, recipe))
         found = interleave(
             bench.rounds,
             {
                 f"bare network, tiles of {tile}": partial(processes.rate, f"passes:{tile}", bench.seconds),
-                "path scores in process": lambda: passes * processes.rate("bulk", bench.seconds),
-                f"path scores served, {SCORED_ROWS}-row binary": lambda: (
-                    passes * SCORED_ROWS * bench.saturate(server, request, CONNECTIONS).per_second
+                "path scores in process": lambda: passes * processes.rate("paths", bench.seconds),
+                f"path scores served, {servers.CORES} requests of {tile} rows": lambda: (
+                    passes * tile * servers.CORES / _seconds_together(server, request)
                 ),
             },
         )
@@ -51,6 +58,15 @@ def _paths(bench: Bench, section: Section, title: str, recipe: str) -> None:
     bare, engine, served = found.values()
     section.add(f"{title}: path scores in process / bare passes", ratios(engine, bare, 100), None, unit="%")
     section.add(f"{title}: served path scores / bare passes", ratios(served, bare, 100), 85, unit="%")
+
+
+def _seconds_together(server: Server, request: Request) -> float:
+    """Of a request for each worker at once: each takes seconds, far longer than it travels."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(servers.CORES) as pool:
+        answers = list(pool.map(lambda _: ask(server.port, request), range(servers.CORES)))
+    assert all(status == 200 for status, _ in answers), "a request of rows to score failed"
+    return time.perf_counter() - started
 
 
 def _small_beside_large(bench: Bench, section: Section) -> None:
