@@ -154,8 +154,8 @@ class Denoiser(Chained):
         dtype = next(self.network.parameters(), gamma).dtype
         t = (gamma[level] - gamma[0]) / (gamma[-1] - gamma[0])
         told = [z.to(dtype), t.to(dtype)]
-        if self.conditional:
-            told.append(torch.full_like(level, self.null_label or 0) if label is None else label)
+        if (null := self.null_label) is not None:
+            told.append(torch.full_like(level, null) if label is None else label)
         outputs: Tensor = self.network(*told)
         return outputs.reshape(len(z), *self.event_shape, self.likelihood.parameters)
 
