@@ -79,13 +79,13 @@ def test_streams_take_the_fields_of_the_whole(client: Client, levels_rows: Any) 
 
 def test_samples_say_how_they_were_drawn(client: Client) -> None:
     drawn = client.sample(3, seed=1, include=["trajectory"], trajectory_steps=3)
-    assert drawn.process == Process(sampler="ancestral", num_steps=LEVELS, level=MIDDLE, scored=True)
+    assert drawn.process == Process(sampler="ancestral", num_steps=LEVELS, level=MIDDLE, guidance=0, scored=True)
     assert drawn.trajectory_levels == (4, 2, 0)
     assert drawn.trajectory is not None
     assert (drawn.trajectory.dtype, drawn.trajectory.shape) == (np.float32, (3, 3, 8, 8))
     assert "trajectory=<float32 (3, 3, 8, 8)>" in repr(drawn)
     plain = client.sample(3, seed=1, sampler="ddim", num_steps=2)
-    assert plain.process == Process(sampler="ddim", num_steps=2, level=2, scored=False)
+    assert plain.process == Process(sampler="ddim", num_steps=2, level=2, guidance=0, scored=False)
     assert plain.trajectory is None
     assert plain.trajectory_levels is None
 
@@ -128,7 +128,7 @@ def test_a_model_without_levels_has_none_of_the_fields(client: Client, levels_ro
 def test_requests_are_smaller_where_a_row_takes_more_passes_or_has_a_larger_answer() -> None:
     x = np.zeros((9000, 8, 8), np.uint8)
     settings: Any = dict.fromkeys(("label", "seed", "binarize", "num_samples", "target_standard_error", "model"))
-    settings |= {"first_index": 0, "num_importance_samples": 0, "num_levels": None}
+    settings |= {"first_index": 0, "num_importance_samples": 0, "num_levels": None, "marginal": None}
 
     def rows(**asked: Any) -> int:
         return elbo(x, **settings | {"num_steps": None, "include": ()} | asked).spans(None)[0][1]
@@ -138,9 +138,12 @@ def test_requests_are_smaller_where_a_row_takes_more_passes_or_has_a_larger_answ
     assert rows(num_levels=15, num_samples=16) == 16_384 // 256
     wide = np.zeros((9000, 1024), np.uint8)
     assert elbo(wide, **settings, num_steps=None, include=["reconstruction_map", "bound_map"]).spans(None)[0][1] == 476
-    drawn: Any = dict.fromkeys(("seed", "z", "label", "num_steps", "level", "sampler", "trajectory_steps", "model"))
+    absent = ("seed", "z", "label", "num_steps", "level", "sampler", "guidance", "trajectory_steps", "model")
+    drawn: Any = dict.fromkeys(absent)
     drawn |= {"num_samples": None, "first_index": 0, "temperature": 1, "output": "mean", "include": ["trajectory"]}
     assert sample(x=wide, **drawn).spans(None)[0][1] == 8 * 1024**2 // (1024 + 8 * 4 * 1024)
+    guided = drawn | {"num_samples": 20_000, "include": [], "num_steps": 127, "guidance": 1.0, "label": np.array(3)}
+    assert sample(x=None, **guided).spans(None)[0][1] == 16_384 // 256
 
 
 def test_more_passes_than_a_server_takes_at_once_are_sent_as_several_requests(client: Client, levels_rows: Any) -> None:

@@ -30,7 +30,17 @@ class _Leaky:
 
     def __init__(self, inner: VAE, leak: str) -> None:
         self.inner, self.leak = inner, leak
-        for name in ("encode", "posterior", "prior", "begin", "likelihood", "latent_dim", "event_shape", "levels"):
+        for name in (
+            "encode",
+            "posterior",
+            "prior",
+            "begin",
+            "likelihood",
+            "latent_dim",
+            "event_shape",
+            "levels",
+            "null_label",
+        ):
             setattr(self, name, getattr(inner, name))
         self.blueprint, self.conditional = inner.blueprint, inner.conditional
         self.log_evidence, self.expected_log_likelihood = inner.log_evidence, inner.expected_log_likelihood

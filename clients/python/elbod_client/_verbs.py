@@ -63,7 +63,8 @@ def sample(
         read=_answers.samples,
         merge=_merging.samples,
         count=None if n is None else "num_samples",
-        draws=_passes(steps),
+        # Guided passes run the network twice.
+        draws=_passes(steps) * (2 if guidance else 1),
         # In float32: of draws from the prior nothing tells the size of a row.
         row_bytes=nbytes_of_map(arrays["x"]) // 2 * (shown or _SHOWN) if include and "x" in arrays else 0,
         divisible=(n is None or not given) and equal_rows(arrays),
