@@ -199,6 +199,22 @@ def test_a_sample_says_whether_a_score_bounds_what_was_drawn(
     assert process["level"] == asked.get("level", MIDDLE)
 
 
+@pytest.mark.parametrize("output", ["sample", "mean"])
+@pytest.mark.parametrize("level", [0, MIDDLE, LEVELS])
+@pytest.mark.parametrize("given", [{}, {"x": ROW}, {"z": [[0.5] * 64]}])
+def test_a_trajectory_shows_the_levels_that_the_draw_passes(
+    chain_http: httpx.Client, given: dict[str, Any], level: int, output: str
+) -> None:
+    asked: dict[str, Any] = {**given, "level": level, "output": output, "seed": 3}
+    for steps in (1, 16):
+        drawn = post(chain_http, "/sample", **asked, include=["trajectory"], trajectory_steps=steps)
+        first, last = level if "z" in given else LEVELS, level if output == "mean" else 0
+        passed = list(range(first, last - 1, -1))
+        assert drawn["trajectory_levels"] == (passed[-1:] if steps == 1 else passed)
+        assert np.shape(drawn["trajectory"]) == (1, len(drawn["trajectory_levels"]), 8, 8)
+        assert drawn["x"] == post(chain_http, "/sample", **asked)["x"]
+
+
 def test_a_score_says_what_a_draw_is(chain_http: httpx.Client) -> None:
     paths = post(chain_http, "/elbo", x=ROW, num_steps=2, include=["bound_map", "kl_per_level"], num_samples=3)
     assert paths["estimator"] == {"kind": "paths", "num_levels": None}

@@ -43,8 +43,13 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if "name" in case.path_parameters:
-        name = _of([*MODELS, "rows"], str(case.path_parameters))
+        # The model `rows` cannot be loaded, and levels are those of a loaded one.
+        levels = case.path.endswith("/levels")
+        name = _of(MODELS if levels else [*MODELS, "rows"], str(case.path_parameters))
         case.path_parameters = dict(case.path_parameters, name=name)
+        if levels and case.query.get("num_steps") is not None:
+            chain = MODELS[name] == MODELS["chain"]
+            case.query = {"num_steps": min(int(Decimal(case.query["num_steps"])), _LEVELS)} if chain else {}
     if "version" in case.path_parameters:
         # Some are there.
         case.path_parameters = dict(case.path_parameters, version=1 + len(str(case.path_parameters)) % 3)

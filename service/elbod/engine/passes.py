@@ -155,7 +155,8 @@ def _with_shown(way: list[Pass], levels: tuple[int, ...]) -> list[Pass]:
     found = list[Pass]()
     for step in way:
         found.append(step)
-        if step.keep is Keep.PATH and step.below in levels:
+        arrived = step.keep is Keep.PATH or step is way[0]
+        if arrived and step.below in levels:
             number = levels.index(step.below)
             found.append(Pass(DATA[Source.GIVEN, End.MEAN], step.below, step.below, Keep.SHOWN, number))
     return found

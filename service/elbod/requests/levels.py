@@ -49,16 +49,16 @@ def at_levels(job: Job, asked: Asked, model: ModelDescription, limits: RequestLi
     _check_guidance(job, asked, model)
     if job.marginal_labels and (per_label := sorted(asked.include & INCLUDES)):
         raise InvalidInput.at("/include", f"{per_label[0]} is of one label, or of the null label: leave marginal out")
-    passes = asked.num_levels or len(downward)
+    level, passes = _level(asked, model.levels, downward), asked.num_levels or len(downward)
     check_count("num_importance_samples", job.num_importance_samples, limits.max_importance_samples // passes)
     return replace(
         job,
         # All steps are those of a request that does not say how many: one job, one ETag.
         num_steps=None if asked.num_steps == model.levels.count else asked.num_steps,
         num_levels=asked.num_levels,
-        level=_level(asked, model.levels, downward),
+        level=level,
         guidance=asked.guidance or 0.0,
-        trajectory=_shown(asked, downward),
+        trajectory=_shown(asked, _passed_levels(job, level, downward)),
         kl_per_level="kl_per_level" in asked.include,
         bound_map="bound_map" in asked.include,
     )
@@ -132,6 +132,13 @@ def _check_guidance(job: Job, asked: Asked, model: ModelDescription) -> None:
         raise InvalidInput.at("/guidance", f"model {model.name!r} has no null label to guide away from")
     if asked.guidance and job.label is None:
         raise InvalidInput.at("/guidance", "guidance draws towards a label: give label, or leave guidance out")
+
+
+def _passed_levels(job: Job, level: int, downward: tuple[int, ...]) -> tuple[int, ...]:
+    """Where draws of a sample stop: a given z begins at its level, and a mean ends there."""
+    first = level if job.z is not None else downward[0]
+    last = level if job.output == "mean" else 0
+    return tuple(stop for stop in downward if last <= stop <= first)
 
 
 def _shown(asked: Asked, downward: tuple[int, ...]) -> tuple[int, ...]:
