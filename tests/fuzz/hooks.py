@@ -40,11 +40,13 @@ schemathesis.openapi.media_type(
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Fit a request that keeps to the document to the models."""
+    levels = case.path.endswith("/levels")
+    if levels and case.path_parameters.get("name") == "rows":
+        # It cannot be loaded, as the answer would say; levels are those of a loaded model.
+        case.path_parameters = dict(case.path_parameters, name="levels")
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if "name" in case.path_parameters:
-        # The model `rows` cannot be loaded, and levels are those of a loaded one.
-        levels = case.path.endswith("/levels")
         name = _of(MODELS if levels else [*MODELS, "rows"], str(case.path_parameters))
         case.path_parameters = dict(case.path_parameters, name=name)
         if levels and case.query.get("num_steps") is not None:
