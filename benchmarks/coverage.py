@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py STORE MODEL [--rows N] [--repeats N]
 
-Each row is scored with so many seeds, and each score is held against the mean of the row's others.
+Each row is scored with N seeds, and each score is compared with the mean of the row's other scores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Models whose draws take passes: scores next to bare passes of the network, small requests beside them, and loads."""
+"""Models whose draws take passes: scores next to bare passes of the network, small requests meanwhile, and loads."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> Section:
         store.publish(workload.as_draft(recipe, workload.untrained(workload.recipe_blueprint(recipe))))
     for title, recipe in RECIPES.items():
         _paths(bench, section, title, recipe)
-    _small_beside_large(bench, section)
+    _small_while_large(bench, section)
     _loads(bench, section)
     return section
 
@@ -42,8 +42,8 @@ def _paths(bench: Bench, section: Section, title: str, recipe: str) -> None:
         tile = processes.tiles[-1]
         request = workload.of_recipe(tile, recipe)
         for _ in range(_WARM_UPS):
-            # Every worker loads the model when it is first asked for.
-            ask(server.port, workload.of_recipe(1, recipe))
+            # A worker loads the model when it is first asked for it.
+            _seconds_together(server, workload.of_recipe(1, recipe))
         found = interleave(
             bench.rounds,
             {
@@ -69,8 +69,8 @@ def _seconds_together(server: Server, request: Request) -> float:
     return time.perf_counter() - started
 
 
-def _small_beside_large(bench: Bench, section: Section) -> None:
-    """One-row requests of a VAE beside 1,000 scored paths on the one worker of a server."""
+def _small_while_large(bench: Bench, section: Section) -> None:
+    """One-row requests of a VAE while the one worker of a server scores 1,000 paths."""
     large = workload.of_recipe(LARGE_ROWS, RECIPES["digits"])
     with bench.serve(workers=1) as server:
         lone = one_after_the_other(server, bench.seconds)
@@ -78,10 +78,10 @@ def _small_beside_large(bench: Bench, section: Section) -> None:
     median, p99 = percentile(lone, 0.5), percentile(found, 0.99)
     section.notes.append(
         f"{CALLERS} callers of the benchmark's VAE take turns at one worker, alone: median {number(1e3 * median)} ms; "
-        f"beside {LARGE_ROWS:,} paths of the digits' size ({seconds:.1f} s): median "
+        f"while {LARGE_ROWS:,} paths of the digits' size are scored ({seconds:.1f} s): median "
         f"{number(1e3 * percentile(found, 0.5))} ms, p99 {number(1e3 * p99)} ms."
     )
-    section.add("1-row VAE request beside 1,000 paths, p99 / its lone median", p99 / median, 5, at_most=True)
+    section.add("1-row VAE request while 1,000 paths are scored, p99 / its lone median", p99 / median, 5, at_most=True)
 
 
 def _loads(bench: Bench, section: Section) -> None:

@@ -82,7 +82,7 @@ def alongside(server: Server, large: Request) -> tuple[float, list[float]]:
 
 
 def one_after_the_other(server: Server, seconds: float) -> list[float]:
-    """Latencies of small requests that nothing runs beside."""
+    """Latencies of small requests on an idle server."""
     end = time.perf_counter() + seconds
     return _small_while(server, lambda: time.perf_counter() < end)
 
@@ -99,5 +99,6 @@ def _small_while(server: Server, go_on: Callable[[], bool]) -> list[float]:
             status, _ = connection.ask(raw)
             assert status == 200, f"a small request got status {status}"
             found.append(time.perf_counter() - sent)
+            # Faster callers would queue behind each other.
             time.sleep(0.01)
     return found

@@ -52,7 +52,7 @@ def untrained(blueprint: Blueprint, seed: int = 0) -> Generator:
 
 
 def convolutional_vae(weights: int) -> Generator:
-    """A VAE of digits with at least so many weights, and not many more."""
+    """The smallest convolutional VAE of digits with at least `weights` weights."""
     for width in range(8, 1024, 2):
         spec = {"latent_dim": 12, "network": "conv", "channels": [width], "blocks": 2}
         blueprint = replace(recipe_blueprint("digits"), spec=spec)

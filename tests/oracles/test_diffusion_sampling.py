@@ -186,7 +186,7 @@ def test_the_profile_of_training_follows_the_terms() -> None:
 
 
 def test_parts_of_a_batch_have_the_levels_and_add_up_to_the_statistics_of_the_whole() -> None:
-    """Whoever works the rows of a batch: its levels are placed over the batch, and the profile follows all of them."""
+    """However a batch is divided, its levels are placed over the whole, and the profile follows all of its rows."""
     model, x = _bits(4, 6, (-1.0, 4.0)), (torch.arange(52).reshape(13, 4) % 3 == 0).double()
     noise = model.stratified(_noises(model, 13, 1)[0])
     whole, expected = model.objective_of_part(x, noise, 0.7)
