@@ -45,6 +45,17 @@ def test_what_labels_cannot_do_is_refused_with_the_way_out(
     assert sentence in said
 
 
+def test_a_sum_over_labels_that_is_too_much_work_is_refused_with_ways_out_that_it_has(
+    chain_http: httpx.Client,
+) -> None:
+    asked: dict[str, Any] = MODEL | {"x": ROW * 40, "num_samples": 100, "marginal": "labels"}
+    pointer, sentence = refused(chain_http, "/elbo", asked)
+    assert pointer == ""
+    assert sentence.startswith("the request takes 60000 network passes, the limit is 20000: split its rows, or give a")
+    assert "or give a smaller num_steps: a draw takes 5 passes" in sentence
+    assert sentence.endswith("or leave marginal out, or give labels: the sum scores each row under all 3")
+
+
 def test_a_score_says_which_of_three_models_it_bounds(chain_http: httpx.Client) -> None:
     asked: dict[str, Any] = MODEL | {"x": ROW, "seed": 1}
     null, summed = post(chain_http, "/elbo", **asked), post(chain_http, "/elbo", **asked, marginal="labels")

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from elbod.generators import checkpoint
 from elbod.generators.base import Blueprint
 from elbod.generators.checkpoint import InvalidCheckpoint
 from elbod.generators.cvae import CVAE
 from elbod.training.scoring import score
-from tests.support import LABELS, LEVELS, build_generator
+from tests.support import CHAIN_OF_LABELS, LABELS, LEVELS, build_generator
 
 TINY = Blueprint(
     family="cvae",
@@ -87,6 +88,14 @@ def test_the_frequencies_of_the_training_labels_are_kept_with_the_weights() -> N
     log_prob = again.label_log_prob()
     assert log_prob is not None
     torch.testing.assert_close(log_prob.exp(), torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("blueprint", [LABELS, CHAIN_OF_LABELS], ids=["cvae", "diffusion"])
+def test_a_checkpoint_whose_labels_are_no_distribution_is_refused(blueprint: Blueprint) -> None:
+    """p(y) that sums to 3 would put the sum over labels 1.1 nats above log p(x), and no error."""
+    tensors = build_generator(blueprint).state_dict() | {"label_log_probs": torch.zeros(3, dtype=torch.float64)}
+    with pytest.raises(InvalidCheckpoint, match="label_log_probs sum to 3 as probabilities, not to 1"):
+        checkpoint.load(blueprint, save(tensors))
 
 
 def test_a_class_without_training_rows_is_refused_by_name() -> None:

@@ -79,6 +79,9 @@ class Admission:
     def _refuse_oversized(self, progress: Progress) -> None:
         job = progress.job
         decides = _PASSES.get(job.verb) if progress.resident.levels else None
+        if decides and job.marginal_labels:
+            # The sum over labels is of whole paths.
+            decides = "num_steps"
         for what, amount, limit in (
             ("network passes" if decides else "row-draws", progress.passes, self.limits.max_queue_rows),
             ("bytes", progress.size, self.limits.max_queue_bytes),
@@ -101,4 +104,6 @@ def _ways_out(progress: Progress, decides: str | None) -> Iterator[str]:
     if decides:
         yield f"give a smaller {decides}: a draw takes {progress.passes // job.row_draws} passes"
     if job.marginal_labels:
-        yield f"give labels: without them each row is scored under all {job.marginal_labels}"
+        if progress.resident.description.has_null_label:
+            yield "leave marginal out"
+        yield f"give labels: the sum scores each row under all {job.marginal_labels}"

@@ -9,7 +9,7 @@ Given a label it bounds log p(x|y); without one, log p(x) = logsumexp over y of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,12 @@ class CVAE(Generator):
         shift, scale = self.likelihood.standardization(x)
         self.shift, self.scale = shift.to(self.shift.dtype), scale.to(self.scale.dtype)
         self.label_log_probs = labels.log_frequencies(label, self._labels)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Raises ValueError unless p(y) sums to 1."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        labels.check_probabilities(self.label_log_probs)
+        return found
 
     def label_log_prob(self) -> Tensor:
         return self.label_log_probs

@@ -145,11 +145,14 @@ class Diffusion(Denoiser):
         super().initialize(x)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Raises ValueError unless gamma ascends within its limits, and the profile has no number below zero."""
+        """Raises ValueError unless gamma ascends within its limits, no number of the profile is negative, and p(y) sums
+        to 1."""
         found = super().load_state_dict(state_dict, strict, assign)
         _check_gamma(self.gamma)
         if not (self.profile.isfinite() & (self.profile >= 0)).all():
             raise ValueError("profile must be finite and not negative: levels are sampled by it")
+        if self.conditional:
+            labels.check_probabilities(self.label_log_probs)
         return found
 
     def prepare(self) -> None:

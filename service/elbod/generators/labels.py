@@ -1,9 +1,12 @@
 """p(y) of the classes of a conditional model."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+_TOLERANCE = 1e-9
 
 
 def uniform(classes: int) -> Tensor:
@@ -22,3 +25,10 @@ def log_frequencies(label: Tensor | None, names: Sequence[str]) -> Tensor:
     if not (counts > 0).all():
         raise ValueError(f"label {names[int(counts.argmin())]!r} has no training row")
     return (counts / counts.sum()).log()
+
+
+def check_probabilities(log_probs: Tensor) -> None:
+    """Raises ValueError unless p(y) sums to 1: the sum over labels would be no bound of log p(x)."""
+    total = math.exp(min(float(torch.logsumexp(log_probs.double(), 0)), 700.0))
+    if not abs(total - 1) <= _TOLERANCE:
+        raise ValueError(f"label_log_probs sum to {total:.6g} as probabilities, not to 1")
