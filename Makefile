@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC := pyproject.toml clients/python/pyproject.toml constraints.txt
 
-.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-store bench-client bench-playground bench-ray gpu mutations adversary attacks soak faults fuzz clean
+.PHONY: install install-dev install-ray lock demo test test-ray lint docs docs-serve compose-local bench bench-fashion bench-training bench-store bench-client bench-coverage bench-playground bench-ray gpu mutations adversary attacks soak faults fuzz clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -79,6 +79,10 @@ bench-training: install-dev
 # A million rows through the Python client, next to a raw loop.
 bench-client: install-dev
 	$(BIN)/python benchmarks/client.py $(BENCH_ARGS)
+
+# How often intervals hold the bound of a model with levels: BENCH_ARGS="STORE MODEL".
+bench-coverage: install
+	$(BIN)/python benchmarks/coverage.py $(BENCH_ARGS)
 
 # What the model store costs: 1 GiB published, 10,000 versions looked up.
 bench-store: install-dev

@@ -33,7 +33,7 @@ from tests.support import (
     publish,
 )
 
-# The machine's load is not a property of the code, and a failure is one of everybody's next run, too.
+# A busy machine must not fail a test, and a failure must repeat in the next run.
 settings.register_profile("elbod", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("elbod")
 

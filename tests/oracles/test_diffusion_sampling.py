@@ -147,7 +147,7 @@ def _follow(model: Diffusion, x: Tensor, batch: int, batches: int) -> None:
     """What training steps do to the profile."""
     for noise in _noises(model, batch, batches):
         _, statistics = model.objective_of_part(x.expand(batch, -1), model.stratified(noise), 1.0)
-        model.follow_statistics(statistics)
+        model.update_buffers(statistics)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, -0.5])
@@ -175,7 +175,7 @@ def test_the_profile_of_training_follows_the_terms() -> None:
     before = model.profile.clone()
     _objective(model.train(), x, 14, 3)
     assert torch.equal(model.profile, before)
-    model.follow_statistics([torch.zeros_like(before), torch.zeros_like(before)])
+    model.update_buffers([torch.zeros_like(before), torch.zeros_like(before)])
     assert torch.equal(model.profile, before)
     _follow(model, x, 350, 150)
     q = model.encode(x.expand(20_000, -1))

@@ -21,10 +21,11 @@ def sample(
     level: Annotated[int | None, typer.Option(min=0, help="Where z stands, of a model with levels.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
+        float | None,
+        typer.Option(min=0, max=100, help="How much further draws go towards --label (models with a null label)."),
     ] = None,
     trajectory: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Levels at which E[x|z] is kept as well, of a model with levels.")
+        int | None, typer.Option(min=1, max=16, help="Also save E[x|z] at this many levels (models with levels).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")] = 0,
     first_index: Annotated[int, typer.Option(min=0, max=2**56 - 1, help="Example index of the first row.")] = 0,

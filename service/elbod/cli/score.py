@@ -32,7 +32,7 @@ def score(
         typer.Option("--given-labels", help="Score log p(x|y) with the data's labels, not their marginal log p(x)."),
     ] = False,
     marginal: Annotated[
-        str | None, typer.Option(help="labels: sum over a conditional model's labels, where it has a null label.")
+        str | None, typer.Option(help="labels: score the sum over labels in place of the null label.")
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Passes of a draw, of a model with levels.")] = None,
     num_levels: Annotated[

@@ -106,8 +106,10 @@ class Generator(nn.Module, ABC):
 
     @property
     def null_label(self) -> int | None:
-        """The class number C that stands for no label, of conditional models that learned p(x) itself as one more
-        class; None: without labels log p(x) is the marginal over all of them."""
+        """The class number that stands for "no label" in models that learn p(x) as one more class.
+
+        None: without a label the score of log p(x) is the sum over all labels.
+        """
         return None
 
     @property
@@ -206,7 +208,7 @@ class Generator(nn.Module, ABC):
         """
         return self.objective(x, noise, beta, label), ()
 
-    def follow_statistics(self, statistics: Sequence[Tensor]) -> None:
+    def update_buffers(self, statistics: Sequence[Tensor]) -> None:
         """Update the buffers that follow the training rows without a gradient, from the statistics of a whole batch.
 
         Zeros change nothing: they stand for a step that does not count.

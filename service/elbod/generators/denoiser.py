@@ -28,7 +28,7 @@ _COUNTED_ROWS = 4096
 class Denoiser(Chained):
     """A chain whose m and v are those of a network's beliefs; `fixed_variance` sets v = 0 in p(z_b|z_l).
 
-    With labels the network is told the class, or the null label. Subclasses say which `network` and which `chain`.
+    With labels the network is told the class, or the null label. Subclasses provide `network` and `chain`.
     """
 
     network: nn.Module
@@ -104,7 +104,9 @@ class Denoiser(Chained):
         m, v = (each.flatten(1) for each in belief.moments(post, self.shift, self.scale))
         return m, torch.zeros_like(v) if self._fixed_variance else v
 
-    def judged(self, z: Tensor, level: Tensor, label: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def moments_and_log_prob(
+        self, z: Tensor, level: Tensor, label: Tensor | None, x: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """m, v and log post_j(x_j) of every element, (n, D) float64 each, for the objective."""
         said = self._observe(self._outputs(z, level, label))
         if not (self.training and isinstance(said, DiscretizedLogisticObservation)):

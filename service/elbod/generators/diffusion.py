@@ -18,7 +18,7 @@ is float64, at z as a float32, and separates over elements; only training takes 
 (`logistic_posterior`).
 
 With labels the network is told the class y, or that there is none: a null label stands for a share of the training
-rows, so one network bounds log p(x|y) and, by a model of its own, log p(x) (Ho and Salimans, "Classifier-free diffusion
+rows, so one network holds two models, and bounds log p(x|y) and log p(x) (Ho and Salimans, "Classifier-free diffusion
 guidance", 2022).
 """
 
@@ -279,7 +279,7 @@ class Diffusion(Denoiser):
         """The bound at one level a row, (n,), in one pass; its mean over u is the bound of each row.
 
         Row b has the level i of F^-1((u + b/n) mod 1): together the rows cover the levels evenly. Its term, r at level
-        0 and -KL_i above, is divided by the weight w_i that it has in F. `follow_statistics` lets the weights follow a
+        0 and -KL_i above, is divided by the weight w_i that it has in F. `update_buffers` lets the weights follow a
         running mean of the terms' squares.
         """
         values, _ = self.objective_of_part(x, self.stratified(noise), beta, label)
@@ -299,7 +299,7 @@ class Diffusion(Denoiser):
         q, weights = self.encode(x), profile.weights_of(self.profile)
         level = profile.levels_at(noise[:, 0], weights)
         walk = self.visit(q, level, noise[:, 1 : 1 + self.latent_dim])
-        m, v, log_prob = self.judged(walk.z, level, label, x)
+        m, v, log_prob = self.moments_and_log_prob(walk.z, level, label, x)
         # Rows at level 0 take a step as well, which does not count.
         start = level.clamp(min=1)
         kl = conditional_terms(q.chain.step(start, start - 1), q.f, m, v).kl.sum(-1)
@@ -307,9 +307,9 @@ class Diffusion(Denoiser):
         return terms / weights[level] - beta * self.first_kl(q), profile.statistics(self.levels, level, terms.detach())
 
     @torch.no_grad()
-    def follow_statistics(self, statistics: Sequence[Tensor]) -> None:
+    def update_buffers(self, statistics: Sequence[Tensor]) -> None:
         rows, squares = statistics
-        self.profile.copy_(profile.followed(self.profile, rows, squares))
+        self.profile.copy_(profile.updated(self.profile, rows, squares))
 
     def _at_top(self, z: Tensor) -> Walk:
         level = torch.full((len(z),), self.levels, device=z.device)

@@ -33,7 +33,7 @@ def statistics(levels: int, level: Tensor, terms: Tensor) -> tuple[Tensor, Tenso
     return has.sum(0), (has * terms[:, None] ** 2).cumsum(0)[-1:].sum(0)
 
 
-def followed(profile: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
+def updated(profile: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
     """The profile after a batch: an exponential mean of squares, that of a level forgetting with its own rows."""
     weight = -torch.expm1(-rows / _REMEMBERED_ROWS)
     return torch.lerp(profile**2, squares / rows.clamp(min=1), weight).sqrt()

@@ -106,7 +106,7 @@ def check_labels(
 ) -> NDArray[np.int64] | None:
     """Class numbers (rows,) from one for all rows or one a row; None where none are given. Raises InvalidInput.
 
-    Where they are `required`, a model with a null label still goes without.
+    A model with a null label never requires them.
     """
     names = model.labels
     if names is None:
@@ -133,7 +133,10 @@ def check_labels(
 
 
 def marginal_labels(marginal: str | None, label: Array | None, model: ModelDescription) -> int:
-    """Over how many labels a score is marginalized, 0: over none. Raises InvalidInput for a `marginal` that is none."""
+    """The number of labels that a score sums over; 0 for none.
+
+    Raises InvalidInput where `marginal` contradicts the model or the label.
+    """
     if marginal is not None and model.labels is None:
         raise InvalidInput.at("/marginal", f"{_of(model)} is not conditional: there are no labels to sum over")
     if marginal is not None and label is not None:

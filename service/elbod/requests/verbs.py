@@ -172,8 +172,8 @@ class ElboRequest(VerbRequest):
     )
     marginal: Literal["labels", "null label"] | None = Field(
         default=None,
-        description="what rows without a label are scored by: the sum over all labels, or, where the model has one and "
-        "then by default, its null label",
+        description="how rows without a label are scored: by the sum over all labels, or by the model's null label, "
+        "the default where it has one",
     )
     include: list[Literal["reconstruction_map", "bound_map", "kl_per_level"]] = Field(
         default_factory=list,

@@ -42,7 +42,7 @@ class Recipe:
     levels: int | None = None
     binarization: Binarization | None = None
     image_size: int | None = None  # pixels that image files are resized to
-    # At most so many rows validate, calibrate and test each, the first ones: scoring a chain takes a pass a level.
+    # The most rows of each held-out part that are used, the first ones: scoring a chain takes a pass for each level.
     held_out_rows: int | None = None
 
     epochs: int = 50

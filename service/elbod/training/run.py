@@ -127,7 +127,7 @@ class Run:
                 return stop
             if self._writing.done():
                 self._settle()
-        # What follows the end, scores of all test rows, may take long as well.
+        # Scoring the test rows, which comes next, may take longer than the training did.
         period = self._save_every / 10 if end_of_training else self._save_every
         due = end_of_epoch if not period else time.monotonic() - self._saved_at >= period
         return stop | (Pause.SAVE if due else Pause.NONE)

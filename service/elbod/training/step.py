@@ -139,7 +139,7 @@ class Step:
         self._group.add_up([*gradients, objective, *statistics, *batch.shared])
         norm = nn.utils.get_total_norm(gradients)
         counts = self.tally.note(objective, norm)
-        self._generator.follow_statistics([each.masked_fill(~counts, 0) for each in statistics])
+        self._generator.update_buffers([each.masked_fill(~counts, 0) for each in statistics])
         nn.utils.clip_grads_with_norm_(self._trained, self._recipe.clip_norm, norm)
         self._optimizer.found_inf = (~counts).float()
         self._optimizer.step()

@@ -22,10 +22,11 @@ def sample(
     level: options.Level = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral or ddim, of a model with levels.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Draw further towards --label, of a model with a null label.")
+        float | None,
+        typer.Option(min=0, max=100, help="How much further draws go towards --label (models with a null label)."),
     ] = None,
     trajectory: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Levels at which E[x|z] is kept as well, of a model with levels.")
+        int | None, typer.Option(min=1, max=16, help="Also save E[x|z] at this many levels (models with levels).")
     ] = None,
     receipt: options.ReceiptPath = None,
     model: options.Model = None,

@@ -22,7 +22,7 @@ def score(
         int | None, typer.Option(min=1, help="Sampled levels a draw in place of a whole path, of a model with levels.")
     ] = None,
     marginal: Annotated[
-        str | None, typer.Option(help="labels: sum over a conditional model's labels, where it has a null label.")
+        str | None, typer.Option(help="labels: score the sum over labels in place of the null label.")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels that images are cropped and resized to.")
